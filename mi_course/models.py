@@ -100,6 +100,9 @@ def sinusoids(n_ctx: int, d_model: int) -> Float[Tensor, "pos d_model"]:
     return table
 
 
+CACHING = {"device", "incl_bwd", "reset_hooks_end", "clear_contexts", "pos_slice"}  # left to TransformerLens
+
+
 class Embed(nn.Module):
     def __init__(self, cfg: TinyConfig):
         super().__init__()
@@ -166,7 +169,8 @@ class Attention(nn.Module):
             self.b_O = nn.Parameter(torch.zeros(cfg.d_model))
         if cfg.smeared:
             self.smear = nn.Parameter(torch.zeros(cfg.n_heads))
-        self.register_buffer("mask", torch.ones(cfg.n_ctx, cfg.n_ctx).triu(1).bool(), persistent=False)
+        future = torch.full((cfg.n_ctx, cfg.n_ctx), -torch.inf).triu(1)  # −∞ above the diagonal, 0 elsewhere
+        self.register_buffer("future", future, persistent=False)
         self.hook_q, self.hook_k, self.hook_v, self.hook_z = (HookPoint() for _ in range(4))
         self.hook_attn_scores, self.hook_pattern, self.hook_result = (HookPoint() for _ in range(3))
         self.use_attn_result = False
@@ -177,6 +181,13 @@ class Attention(nn.Module):
         out = (x @ W).view(*x.shape[:2], self.cfg.n_heads, self.cfg.d_head)
         return out + getattr(self, f"b_{letter}") if self.cfg.bias else out
 
+    def masked_scores(self, q, k):
+        """q · k / √d_head with −∞ at what lies ahead, in one product: batch head query key."""
+        batch, n_pos, heads, d_head = q.shape
+        q, k = (a.transpose(1, 2).reshape(batch * heads, n_pos, d_head) for a in (q, k))
+        scores = torch.baddbmm(self.future[:n_pos, :n_pos], q, k.mT, alpha=d_head**-0.5)
+        return scores.view(batch, heads, n_pos, n_pos)
+
     def forward(self, x, qk_input):
         q, k, v = self.heads_of(qk_input, "Q"), self.heads_of(qk_input, "K"), self.heads_of(x, "V")
         if self.cfg.smeared:
@@ -185,9 +196,7 @@ class Attention(nn.Module):
         if self.cfg.positions == "rotary":
             q, k = rotate(q), rotate(k)
         q, k, v = self.hook_q(q), self.hook_k(k), self.hook_v(v)
-        scores = (q.transpose(1, 2) * self.cfg.d_head**-0.5) @ k.permute(0, 2, 3, 1)  # batch head query key
-        n_pos = x.shape[1]
-        scores = self.hook_attn_scores(scores.masked_fill_(self.mask[:n_pos, :n_pos], -torch.inf))
+        scores = self.hook_attn_scores(self.masked_scores(q, k))
         pattern = self.hook_pattern(scores.softmax(-1))
         z = self.hook_z((pattern @ v.transpose(1, 2)).transpose(1, 2))  # batch pos head d_head
         if self.use_attn_result:
@@ -339,13 +348,36 @@ class TinyTransformer(HookedRootModule):
     ):
         """Output and every activation, as TransformerLens' `ActivationCache` (or a plain dict)."""
         if names_filter is None and not self.use_attn_result:
-            names_filter = [name for name in self.hook_dict if not name.endswith("hook_result")]
-        output, cache = super().run_with_cache(
-            *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, **kwargs
-        )
+            names_filter = lambda name: not name.endswith("hook_result")  # noqa: E731
+        if (
+            names_filter is None
+            or isinstance(names_filter, (str, list))
+            or remove_batch_dim
+            or kwargs.keys() & CACHING
+        ):
+            output, cache = super().run_with_cache(
+                *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, **kwargs
+            )
+        else:
+            output, cache = self._run_and_save(names_filter, args, kwargs)
         if return_cache_object:
             cache = ActivationCache(cache, self, has_batch_dim=not remove_batch_dim)
         return output, cache
+
+    def _run_and_save(self, keep, args: tuple, kwargs: dict) -> tuple:
+        """The usual cached run with PyTorch's own hooks: what TransformerLens' would save, at half their cost."""
+        cache: dict[str, Tensor] = {}
+
+        def save(point, _, value):
+            cache[point.name] = value.detach()
+
+        points = [point for name, point in self.hook_dict.items() if keep(name)]
+        handles = [point.register_forward_hook(save) for point in points]
+        try:
+            return self(*args, **kwargs), cache
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def run_with_hooks(self, *args, fwd_hooks=(), bwd_hooks=(), **kwargs):
         """One run with hooks that are gone afterwards, also after an error."""

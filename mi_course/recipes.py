@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from mi_course import corpora, induction
+from mi_course import corpora, induction, toy_recipes
 from mi_course.claims import data_dir
 from mi_course.errors import CourseError, nearest
 from mi_course.models import TinyConfig, TinyTransformer, save_checked
@@ -62,9 +62,9 @@ RECIPES = {
         Recipe("induction-2l", "two attention-only layers on Python text: induction heads", 512, TWO_LAYERS,
                LONG, batch=8, snapshots=PHASE_CHANGE),
         Recipe("induction-1l", "the one-layer control: the same text, no induction heads", 512, {"n_layers": 1},
-               LONG, batch=8, seeds=(0, 1)),
+               LONG, batch=8),
         Recipe("induction-1l-smeared", "one layer with smeared keys: induction after all", 512,
-               {"n_layers": 1, "smeared": True}, LONG, batch=8, seeds=(0,)),
+               {"n_layers": 1, "smeared": True}, LONG, batch=8),
         Recipe("induction-2l-smeared", "two layers with smeared keys, stopped after the phase change", 512,
                TWO_LAYERS | {"smeared": True}, LONG, batch=8, until=2400),
         Recipe("induction-2l-repeats", "two layers with 5% of windows replaced by uniformly random repeats", 512,
@@ -76,19 +76,35 @@ RECIPES = {
 }  # fmt: skip
 
 
-def find(name: str) -> tuple[Recipe, int]:
+def everything() -> dict[str, Recipe | toy_recipes.ToyRecipe]:
+    """All recipes by name: transformers, then toy models."""
+    return RECIPES | toy_recipes.RECIPES
+
+
+def find(name: str) -> tuple[Recipe | toy_recipes.ToyRecipe, int]:
     """The recipe and seed of a shipped name: `induction-2l-seed1` is seed 1 of `induction-2l`."""
     stem, _, number = name.removesuffix("-log").partition("-seed")
     stem = stem.removesuffix("-snapshots")
-    if stem not in RECIPES or (number and not number.isdigit()):
-        raise CourseError(f"There is no recipe {name!r}.{nearest(stem, RECIPES)} `train --list` shows all.")
-    return RECIPES[stem], int(number or 0)
+    known = everything()
+    if stem not in known or (number and not number.isdigit()):
+        raise CourseError(f"There is no recipe {name!r}.{nearest(stem, known)} `train --list` shows all.")
+    return known[stem], int(number or 0)
 
 
-def train(name: str, seed: int | None = None, out: str | Path | None = None, progress: bool = True) -> Path:
+def train(
+    name: str,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+    device: str = "cpu",
+) -> Path:
     """Train a recipe's seed and write weights, card, log and snapshots to `out` (default: `data/checkpoints`)."""
     recipe, named_seed = find(name)
     seed = named_seed if seed is None else seed
+    if isinstance(recipe, toy_recipes.ToyRecipe):
+        return toy_recipes.train(recipe, seed, out, device, progress)
+    if device != "cpu":
+        raise CourseError(f"{name} trains on the CPU, in the minutes that `train --list` says.")
     out = Path(out) if out is not None else data_dir() / "checkpoints"
     stem = recipe.name + (f"-seed{seed}" if seed else "")
     config = TinyConfig(**{**asdict(recipe.config), "seed": seed})
