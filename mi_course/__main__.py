@@ -41,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--list", action="store_true", help="what there is, and what it costs")
     train.add_argument("--seed", type=int, help="another seed than the recipe's first")
     train.add_argument("--out", metavar="DIR", help="where to (default: where the course finds it)")
+    train.add_argument(
+        "--device", default="cpu", help="cpu, or cuda for toy models where there is a GPU (cpu)"
+    )
 
     student = commands.add_parser("student", help="copies without solutions and outputs")
     student.add_argument("notebooks", nargs="*", metavar="NN", help="numbers or names; all for none")
@@ -92,11 +95,16 @@ def train(args: argparse.Namespace) -> int:
     from mi_course import recipes
 
     if args.list or not args.name:
-        for recipe in recipes.RECIPES.values():
+        for recipe in recipes.everything().values():
             cost = f"{recipe.minutes:g} min on {recipe.device}, {recipe.megabytes:g} MB"
             print(f"{recipe.name:24} {cost:28} {recipe.what}")
         return 0 if args.list else 2
-    print(recipes.train(args.name, seed=args.seed, out=args.out))
+    path = recipes.train(args.name, seed=args.seed, out=args.out, device=args.device)
+    if args.name.startswith("toy-"):
+        from mi_course import toy_recipes
+
+        print(toy_recipes.say(path))
+    print(path)
     return 0
 
 

@@ -120,7 +120,7 @@ class Features:
 
     def losses(self, models: ToyModels, x: Float[Tensor, "*inst batch n"]) -> Float[Tensor, "inst"]:
         """Σ_i I_i (|x_i| − x'_i)² of each model, a mean over the batch."""
-        return (models.squared_errors(x).mean(1) * self.weight).sum(-1)
+        return (models.squared_errors(x).mean(1) * self.weight.to(x.device)).sum(-1)
 
     @torch.no_grad()
     def expected_losses(

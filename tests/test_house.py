@@ -18,13 +18,13 @@ PACKAGE = ROOT / "mi_course"
 # From the cellar to the roof. A module may import what stands on a lower floor; neighbours on the ground and
 # under the roof may import each other; ideas stand in reading order, one floor each.
 CELLAR = ["errors", "offline"]
-GROUND = ["claims", "plots", "models", "corpora", "training"]
+GROUND = ["claims", "plots", "models", "corpora", "scripts", "training"]
 IDEAS = {
     "01": "bigrams", "02": "circuits", "03": "induction", "04": "superposition", "05": "sae", "06": "patching",
     "07": "features", "08": "ioi", "09": "grokking", "10": "probing", "11": "lens", "12": "steering",
     "13": "explanations", "14": "vision", "15": "oracles",
 }  # fmt: skip
-ROOF = ["checks", "recipes", "reports", "course", "site", "classroom", "doctor", "__main__"]
+ROOF = ["checks", "recipes", "toy_recipes", "reports", "course", "site", "classroom", "doctor", "__main__"]
 FLOORS = [CELLAR, GROUND, *([idea] for idea in IDEAS.values()), ROOF]
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 ONLY = {"transformer_lens": "models", "circuitsvis": "plots", "matplotlib": "plots"}
