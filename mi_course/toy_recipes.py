@@ -189,7 +189,7 @@ def report(tensors: dict[str, Tensor]) -> dict:
             "density": rounded(density, 4),
             "represented": there.sum(-1).tolist(),
             "dimensions_per_feature": rounded(1 / toy.features_per_dimension(W)),
-            "near_one_half": rounded((((D - 0.5).abs() <= 0.03) & there).sum(-1) / there.sum(-1)),
+            "near_one_half": rounded((((D - 0.5).abs() <= 0.03) & there).sum(-1) / there.sum(-1).clamp_min(1)),
             "sum_of_D": rounded(D.sum(-1), 2),
             "monosemantic_neurons": toy.monosemantic(W).sum(-1).tolist(),
         }  # fmt: skip
