@@ -41,6 +41,7 @@ class TrainConfig:
     warmup: int = 50  # steps
     decay_share: float = 0.3  # of the steps, at the end
     grad_clip: float | None = None  # largest norm of the gradient
+    rates: tuple[tuple[str, float], ...] = ()  # (end of a parameter's name, factor on its learning rate)
     seed: int = 0  # of everything random inside the model (dropout); batches carry their own
 
     def __post_init__(self):
@@ -125,7 +126,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised: every step moves all directions of a matrix by the same amount.
 
     Attention weights [head d_model d_head] count as one d_model × (head d_head) matrix. Matrices of one shape
-    are orthogonalised together. The step is scaled by √max(1, rows/cols).
+    are orthogonalised together. The step is scaled by √(out/in), so that it changes what is written by as much
+    whatever the shape.
     """
 
     def __init__(self, params, lr: float = 0.02, momentum: float = 0.95):
@@ -134,7 +136,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         for group in self.param_groups:
-            by_shape: dict[tuple, list] = {}
+            by_shape: dict[tuple, list] = {}  # in, out
             for p in group["params"]:
                 if p.grad is not None:
                     moment = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
@@ -143,7 +145,7 @@ class Muon(torch.optim.Optimizer):
                     by_shape.setdefault(tuple(update.shape), []).append((p, update))
             for (rows, cols), pairs in by_shape.items():
                 updates = orthogonalised(torch.stack([update for _, update in pairs]))
-                scale = group["lr"] * max(1.0, rows / cols) ** 0.5
+                scale = group["lr"] * (cols / rows) ** 0.5
                 for (p, _), update in zip(pairs, updates, strict=True):
                     p.sub_(from_matrix(update, p.shape), alpha=scale)
 
@@ -169,9 +171,19 @@ def optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimi
     inner = [p for name, p in named if config.optimizer == "muon" and "blocks." in name and p.ndim >= 2]
     rest = [p for name, p in named if all(p is not q for q in inner)]
     adamw = torch.optim.AdamW(
-        rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        by_rate(named, rest, config.lr, config), betas=config.betas, weight_decay=config.weight_decay, fused=True
     )
-    return [adamw] + ([Muon(inner, lr=config.muon_lr)] if inner else [])
+    return [adamw] + ([Muon(by_rate(named, inner, config.muon_lr, config))] if inner else [])
+
+
+def by_rate(named, chosen: list, lr: float, config: TrainConfig) -> list[dict]:
+    """Parameter groups: one for every factor in `config.rates` that some of the chosen parameters have."""
+    groups: dict[float, list] = {}
+    for name, p in named:
+        if any(p is q for q in chosen):
+            factor = next((factor for ending, factor in config.rates if name.endswith(ending)), 1.0)
+            groups.setdefault(factor, []).append(p)
+    return [{"params": params, "lr": lr * factor} for factor, params in groups.items()]
 
 
 def fit(

@@ -203,7 +203,7 @@ def test_muon_step_by_hand():
     p.grad = g.clone()
     Muon([p], lr=0.1, momentum=0.9).step()
     nesterov = g + 0.9 * (0.1 * g - g)
-    expected = start - 0.1 * (4 / 2) ** 0.5 * orthogonalised(nesterov)
+    expected = start - 0.1 * (2 / 4) ** 0.5 * orthogonalised(nesterov)
     assert torch.allclose(p, expected, atol=1e-6)
 
 
