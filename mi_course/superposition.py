@@ -287,12 +287,13 @@ def train(
     lr: float = 5e-3,
     batch: int = 256,
     seed: int = 0,
-    l1: float | int = 0.0,
+    l1: float | int | Float[Tensor, "inst"] = 0.0,
     **options,
 ) -> History:
     """Train all models in place through `training.fit`: Adam, its rate falling linearly to 0 over the run.
 
-    The loss is the sum over models, which Adam treats as each on its own. `l1` adds l1 · Σ|h|, a mean over the batch.
+    The loss is the sum over models, which Adam treats as each on its own. `l1` adds l1 · Σ|h|, a mean over the batch; one
+    number for all models or one for each.
     `options` go to `fit` (evaluate, evaluate_at, checkpoint, progress, …); `decay_share` and `warmup` set another schedule.
     """
     schedule = {key: options.pop(key) for key in ("decay_share", "warmup") if key in options}
@@ -308,9 +309,12 @@ def train(
             f"{MAX_BYTES / 2**30:.1f}: train them in {math.ceil(need / MAX_BYTES)} parts, or with a smaller batch."
         )
 
+    penalty = torch.as_tensor(l1, dtype=torch.float)
+    penalised = bool(penalty.any())
+
     def loss(models: ToyModels, x: Tensor) -> Tensor:
         total = world.losses(models, x).sum()
-        return total + l1 * models.hidden(x).abs().sum(-1).mean(1).sum() if l1 else total
+        return total + (penalty * models.hidden(x).abs().sum(-1).mean(1)).sum() if penalised else total
 
     return fit(models, world.sampler(batch, seed), config, loss=loss, **{"progress": False} | options)
 
