@@ -568,20 +568,27 @@ def read_checked(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     return load_safetensors(blob), card
 
 
-def checkpoint_names() -> list[str]:
-    """Names of the models shipped in `data/checkpoints/`."""
+def checkpoint_names(kind: str = "config") -> list[str]:
+    """Names of the models shipped in `data/checkpoints/`; kind "sae" gives the autoencoders."""
     cards = sorted((data_dir() / "checkpoints").glob("*.json"))
-    return [card.stem for card in cards if "config" in json.loads(card.read_text(encoding="utf-8"))]
+    return [card.stem for card in cards if kind in json.loads(card.read_text(encoding="utf-8"))]
+
+
+def shipped_path(name_or_path: str | Path, kind: str = "config") -> Path:
+    """Where the card of a shipped checkpoint is, by its name, or of any other, by path."""
+    path = with_suffix(name_or_path, ".json")
+    if path.parent == Path(".") and not path.exists():
+        known = checkpoint_names(kind)
+        if path.stem not in known:
+            what = {"config": "model", "sae": "autoencoder"}[kind]
+            raise CourseError(f"There is no {what} {str(name_or_path)!r}.{nearest(path.stem, known)}")
+        path = data_dir() / "checkpoints" / path.name
+    return path
 
 
 def load(name_or_path: str | Path) -> TinyTransformer:
     """A shipped model by name, or any saved one by path, in evaluation mode on the CPU."""
-    path = with_suffix(name_or_path, ".json")
-    if path.parent == Path(".") and not path.exists():
-        if path.stem not in checkpoint_names():
-            known = checkpoint_names()
-            raise CourseError(f"There is no model {str(name_or_path)!r}.{nearest(path.stem, known)}")
-        path = data_dir() / "checkpoints" / path.name
+    path = shipped_path(name_or_path)
     tensors, card = read_checked(path)
     try:
         model = TinyTransformer(TinyConfig(**card["config"]))

@@ -196,6 +196,7 @@ def fit(
     evaluate_at: Collection[int] = (),
     snapshots_at: Collection[int] = (),
     on_snapshot: Callable[[nn.Module, int], None] | None = None,
+    after_step: Callable[[nn.Module, int, list[torch.optim.Optimizer]], None] | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
     stop_at: int | None = None,
@@ -205,7 +206,8 @@ def fit(
 
     `loss(model, batch)` is a scalar; left out, it is the model's own next-token loss in nats. `evaluate` and
     `on_snapshot` see the model *before* the step of that number (0 is the untrained model, `config.steps` the
-    trained one). With `checkpoint`, the state is written every so many steps and at an interrupt, and a file that
+    trained one); `after_step` may change weights and optimiser states after each step (a projection, a
+    resampling). With `checkpoint`, the state is written every so many steps and at an interrupt, and a file that
     is already there is resumed. `stop_at` ends early without touching the schedule.
     Raises `TrainingDiverged` when the loss is not finite.
     """
@@ -243,6 +245,8 @@ def fit(
                 nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
             for opt in opts:
                 opt.step()
+            if after_step is not None:
+                after_step(model, step, opts)
             history.loss.append(number)
             history.lr.append(config.lr * rate)
             history.tokens += batch.numel() if not batch.is_floating_point() else len(batch)

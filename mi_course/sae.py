@@ -1,0 +1,450 @@
+"""Sparse autoencoders: a dictionary of directions in which a layer's activations become sparse.
+
+x ≈ x̂ = f W_dec + b_dec with features f ≥ 0, few of them active at a time. Vectors are rows, as in the rest of the
+course: feature i reads along column i of W_enc [d_in d_sae] and writes row i of W_dec [d_sae d_in]. x is always the
+layer's own activation; inside, it is multiplied by `scale` so that E‖x‖² = d_in, which makes penalties comparable.
+Derived in notebook 05, from Bricken et al. (2023) unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from mi_course.corpora import generator
+from mi_course.errors import CourseError, nearest
+from mi_course.models import read_checked, save_checked, shipped_path
+from mi_course.training import History, TrainConfig, fit
+
+KINDS = ("relu", "relu_norm", "topk", "batchtopk", "jumprelu", "gated")
+UNIT_DECODER = ("relu", "topk", "batchtopk", "gated")  # rows of W_dec are kept at length 1
+
+
+@dataclass(frozen=True)
+class SaeConfig:
+    """The shape of an autoencoder and what keeps it sparse."""
+
+    d_in: int  # width of the layer it reads
+    d_sae: int  # number of features
+    kind: str = "relu"  # see KINDS
+    l1: float = (
+        0.0  # λ of the penalty on f (relu, relu_norm, gated), or on the number of active features (jumprelu)
+    )
+    k: int = 0  # active features (topk, and on average batchtopk)
+    aux: float = 1 / 32  # weight of the auxiliary loss of topk and batchtopk, which revives dead features
+    bandwidth: float = 0.1  # of jumprelu's straight-through kernel, in units of the scaled activations
+    tied: bool = False  # W_enc = W_decᵀ: the control of TM-02
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise CourseError(f"There is no autoencoder of kind {self.kind!r}.{nearest(self.kind, KINDS)}")
+        if self.d_in < 1 or self.d_sae < 1:
+            raise CourseError(
+                f"An autoencoder needs d_in ≥ 1 and d_sae ≥ 1, not {self.d_in} and {self.d_sae}."
+            )
+        if self.kind in ("topk", "batchtopk") and not 1 <= self.k <= self.d_sae:
+            raise CourseError(
+                f"{self.kind} needs 1 ≤ k ≤ d_sae = {self.d_sae} active features, not k = {self.k}."
+            )
+        if self.l1 < 0:
+            raise CourseError(f"The penalty λ cannot be negative: l1 = {self.l1}.")
+
+
+class SparseAutoencoder(nn.Module):
+    """f = activation((x·scale − b_dec) W_enc + b_enc), x̂ = (f W_dec + b_dec) / scale."""
+
+    def __init__(self, cfg: SaeConfig):
+        super().__init__()
+        self.cfg = cfg
+        rng = generator(cfg.seed)
+        directions = torch.randn(cfg.d_sae, cfg.d_in, generator=rng)
+        directions = directions / directions.norm(dim=1, keepdim=True)
+        self.W_dec = nn.Parameter(directions)
+        if not cfg.tied:
+            self._W_enc = nn.Parameter(0.25 * directions.T.contiguous())
+        self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae))
+        self.b_dec = nn.Parameter(torch.zeros(cfg.d_in))
+        self.register_buffer("scale", torch.tensor(1.0))
+        if cfg.kind == "jumprelu":
+            self.log_threshold = nn.Parameter(torch.full((cfg.d_sae,), math.log(0.1)))
+        if cfg.kind == "gated":
+            self.r_mag = nn.Parameter(torch.zeros(cfg.d_sae))
+            self.b_mag = nn.Parameter(torch.zeros(cfg.d_sae))
+        if cfg.kind == "batchtopk":
+            self.register_buffer("threshold", torch.tensor(0.0))  # of one input alone, once trained
+        self.card: dict = {}
+
+    @property
+    def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
+        """How features read; the decoder's transpose where tied."""
+        return self.W_dec.T if self.cfg.tied else self._W_enc
+
+    # -- the function ----------------------------------------------------------------------------
+
+    def pre(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        """Pre-activations. Subtracting b_dec first ties the input's bias to the output's."""
+        if x.shape[-1] != self.cfg.d_in:
+            raise CourseError(
+                f"This autoencoder reads {self.cfg.d_in} numbers a vector; x has shape {list(x.shape)}."
+            )
+        return (x * self.scale - self.b_dec) @ self.W_enc + self.b_enc
+
+    def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        """From pre-activations to features: ReLU, the k largest, a threshold, or a gate and a magnitude."""
+        kind = self.cfg.kind
+        if kind == "topk":
+            return keep_top(pre.relu(), self.cfg.k)
+        if kind == "batchtopk":
+            if self.training:
+                return keep_top(pre.relu().flatten(), self.cfg.k * (pre.numel() // self.cfg.d_sae)).view_as(
+                    pre
+                )
+            return torch.where(pre > self.threshold, pre.relu(), 0.0)
+        if kind == "jumprelu":
+            return Jump.apply(pre.relu(), self.log_threshold.exp(), self.cfg.bandwidth)
+        if kind == "gated":
+            magnitude = ((pre - self.b_enc) * self.r_mag.exp() + self.b_mag).relu()
+            return torch.where(pre > 0, magnitude, 0.0)
+        return pre.relu()
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        """The features of activations x."""
+        return self.activate(self.pre(x))
+
+    def decode(self, f: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
+        """The activations that features f stand for."""
+        return (f @ self.W_dec + self.b_dec) / self.scale
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """x̂, the reconstruction."""
+        return self.decode(self.encode(x))
+
+    # -- start and upkeep ------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def start_from(self, x: Float[Tensor, "sample d_in"]) -> SparseAutoencoder:
+        """Take the scale and the bias from a sample: E‖x·scale‖² = d_in, b_dec its geometric median."""
+        check_activations(x, self.cfg.d_in)
+        x = x.float()
+        self.scale.copy_((self.cfg.d_in / x.square().sum(-1).mean()).sqrt())
+        self.b_dec.copy_(geometric_median(x * self.scale))
+        return self
+
+    @torch.no_grad()
+    def normalise_(self) -> None:
+        """Rows of W_dec back to length 1, where the kind asks for it."""
+        if self.cfg.kind in UNIT_DECODER:
+            self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-8))
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, *, half: bool = False, **card) -> Path:
+        """Write `path`.safetensors and its card; `half` stores 16-bit floats."""
+        state = {name: value.detach().cpu() for name, value in self.state_dict().items()}
+        if half:
+            state = {name: v.half() if v.ndim > 1 else v for name, v in state.items()}
+        return save_checked(path, state, sae=asdict(self.cfg), **card)
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> SparseAutoencoder:
+        """A shipped autoencoder by name, or any saved one by path."""
+        path = shipped_path(name_or_path, "sae")
+        tensors, card = read_checked(path)
+        if "sae" not in card:
+            raise CourseError(f"{path} is not an autoencoder: its card has no entry 'sae'.")
+        sae = cls(SaeConfig(**card["sae"]))
+        try:
+            sae.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        except RuntimeError as error:
+            raise CourseError(
+                f"Card and weights of {path} disagree: {str(error).splitlines()[-1].strip()}"
+            ) from error
+        sae.card = card
+        return sae.eval()
+
+
+def check_activations(x: Tensor, d_in: int) -> None:
+    """One sentence for activations of the wrong width, or with holes."""
+    if x.ndim != 2 or x.shape[1] != d_in or not len(x):
+        raise CourseError(
+            f"Activations are [sample, {d_in}], at least one sample; these are {list(x.shape)}."
+        )
+    if not bool(x.isfinite().all()):
+        raise CourseError("The activations hold NaN or infinity: look at the model that made them.")
+
+
+def keep_top(values: Float[Tensor, "*batch n"], k: int) -> Float[Tensor, "*batch n"]:
+    """The k largest along the last axis, 0 elsewhere; gradients flow through what is kept."""
+    top = values.topk(k, dim=-1, sorted=False)
+    return torch.zeros_like(values).scatter(-1, top.indices, top.values)
+
+
+class Jump(torch.autograd.Function):
+    """JumpReLU (Rajamanoharan et al. 2024b): z where z > θ, else 0; its step has a gradient by a kernel of width ε."""
+
+    @staticmethod
+    def forward(ctx, z, threshold, bandwidth):
+        ctx.save_for_backward(z, threshold)
+        ctx.bandwidth = bandwidth
+        return torch.where(z > threshold, z, 0.0)
+
+    @staticmethod
+    def backward(ctx, grad):
+        z, threshold = ctx.saved_tensors
+        near = ((z - threshold).abs() < ctx.bandwidth / 2) / ctx.bandwidth
+        return torch.where(z > threshold, grad, 0.0), -(threshold * near * grad).flatten(0, -2).sum(0), None
+
+
+class Step(torch.autograd.Function):
+    """1 where z > θ: the term of an L0 penalty, with the same kernel for θ and no gradient for z."""
+
+    @staticmethod
+    def forward(ctx, z, threshold, bandwidth):
+        ctx.save_for_backward(z, threshold)
+        ctx.bandwidth = bandwidth
+        return (z > threshold).to(z.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        z, threshold = ctx.saved_tensors
+        near = ((z - threshold).abs() < ctx.bandwidth / 2) / ctx.bandwidth
+        return None, -(near * grad).flatten(0, -2).sum(0), None
+
+
+def geometric_median(x: Float[Tensor, "sample d_in"], steps: int = 50) -> Float[Tensor, "d_in"]:
+    """The point with the least sum of distances to all samples (Weiszfeld's iteration), robust against outliers."""
+    centre = x.mean(0)
+    for _ in range(steps):
+        weight = 1 / (x - centre).norm(dim=1).clamp_min(1e-6)
+        new = (weight[:, None] * x).sum(0) / weight.sum()
+        if torch.allclose(new, centre, atol=1e-6):
+            break
+        centre = new
+    return centre
+
+
+# -- the loss ------------------------------------------------------------------------------------
+
+
+def loss(
+    sae: SparseAutoencoder,
+    x: Float[Tensor, "batch d_in"],
+    share: float | int = 1.0,
+    dead: Bool[Tensor, "d_sae"] | None = None,
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_sae"]]:
+    """‖scale · (x − x̂)‖², a mean over the batch, plus what keeps f sparse; `share` of the penalty while it rises.
+
+    relu λ Σ f_i · relu_norm λ Σ f_i ‖d_i‖ (Conerly et al. 2024) · jumprelu λ ‖f‖₀ · gated λ Σ ReLU(gate) and the error
+    of the gate's own reconstruction (Rajamanoharan et al. 2024a) · topk, batchtopk the auxiliary error of `dead`
+    features on what is left (Gao et al. 2024). Returns the loss and f.
+    """
+    cfg, pre = sae.cfg, sae.pre(x)
+    f = sae.activate(pre)
+    target = x * sae.scale
+    error = target - (f @ sae.W_dec + sae.b_dec)
+    total = error.square().sum(-1).mean()
+    if cfg.kind == "relu":
+        total = total + share * cfg.l1 * f.sum(-1).mean()
+    elif cfg.kind == "relu_norm":
+        total = total + share * cfg.l1 * (f * sae.W_dec.norm(dim=1)).sum(-1).mean()
+    elif cfg.kind == "jumprelu":
+        active = Step.apply(pre.relu(), sae.log_threshold.exp(), cfg.bandwidth)
+        total = total + share * cfg.l1 * active.sum(-1).mean()
+    elif cfg.kind == "gated":
+        gate = pre.relu()
+        by_gate = gate @ sae.W_dec.detach() + sae.b_dec.detach()
+        total = total + share * cfg.l1 * gate.sum(-1).mean() + (target - by_gate).square().sum(-1).mean()
+    elif cfg.aux and dead is not None and bool(dead.any()):
+        total = total + cfg.aux * auxiliary_loss(sae, pre, error.detach(), dead)
+    return total, f
+
+
+def auxiliary_loss(
+    sae, pre: Float[Tensor, "batch d_sae"], error: Float[Tensor, "batch d_in"], dead
+) -> Float[Tensor, ""]:
+    """How well the dead features' largest pre-activations explain the error: a gradient for what gets none."""
+    k = min(int(dead.sum()), max(1, sae.cfg.d_in // 2))
+    revived = keep_top(torch.where(dead, pre, 0.0).relu(), k)
+    return (error - revived @ sae.W_dec).square().sum(-1).mean()
+
+
+def projected(
+    grad: Float[Tensor, "d_sae d_in"], W_dec: Float[Tensor, "d_sae d_in"]
+) -> Float[Tensor, "d_sae d_in"]:
+    """The gradient without each row's part along that decoder row, which would only change its length."""
+    return grad - (grad * W_dec).sum(1, keepdim=True) * W_dec
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SaeTraining:
+    """How to train an autoencoder."""
+
+    steps: int
+    batch: int = 512  # small: at equal samples the number of Adam steps decides
+    lr: float = 1e-3
+    warmup: int = 100  # steps
+    decay_share: float = 0.2  # of the steps, at the end
+    penalty_warmup: float = 0.2  # share of the steps over which the penalty rises to its value
+    dead_after: int = 100_000  # inputs without activity until a feature counts as dead
+    resample_at: tuple[float, ...] = ()  # shares of the run at which dead features are reset
+    seed: int = 0
+
+
+class Upkeep:
+    """What happens around each step: counts who is alive, keeps the decoder at unit length, resamples the dead."""
+
+    def __init__(self, sae: SparseAutoencoder, config: SaeTraining, pool: Callable[[], Tensor] | None = None):
+        self.config, self.pool, self.step, self.hook = config, pool, 0, None
+        self.silent = torch.zeros(sae.cfg.d_sae, dtype=torch.long)  # inputs since a feature was last active
+        self.resampled: list[tuple[int, int]] = []  # (step, how many)
+        if sae.cfg.kind in UNIT_DECODER:
+            self.hook = sae.W_dec.register_hook(lambda grad: projected(grad, sae.W_dec.detach()))
+
+    @property
+    def dead(self) -> Bool[Tensor, "d_sae"]:
+        return self.silent >= self.config.dead_after
+
+    @property
+    def share(self) -> float:
+        """Of the penalty, at this step."""
+        rise = self.config.penalty_warmup * self.config.steps
+        return min(1.0, (self.step + 1) / rise) if rise else 1.0
+
+    def loss(self, sae: SparseAutoencoder, x: Tensor) -> Tensor:
+        """The loss at this step; also notes which features are active."""
+        total, f = loss(sae, x, self.share, self.dead)
+        self.silent = torch.where((f.detach() > 0).any(0), 0, self.silent + len(x))
+        return total
+
+    def after(self, sae: SparseAutoencoder, step: int, optimizers: list) -> None:
+        """Unit length, and resampling at its steps."""
+        sae.normalise_()
+        self.step = step + 1
+        if (
+            self.step in {round(at * self.config.steps) for at in self.config.resample_at}
+            and self.pool is not None
+        ):
+            dead = self.dead
+            resample_(sae, dead, self.pool(), optimizers, seed=self.config.seed + self.step)
+            self.silent[dead] = 0
+            self.resampled.append((self.step, int(dead.sum())))
+
+
+def train(
+    sae: SparseAutoencoder,
+    sample: Callable[[int], Tensor],
+    config: SaeTraining,
+    *,
+    pool: Callable[[], Tensor] | None = None,
+    **options,
+) -> History:
+    """Train in place on `sample(step)` [batch d_in] through `training.fit`; `pool()` gives inputs to resample from."""
+    upkeep = Upkeep(sae, config, pool)
+    schedule = TrainConfig(
+        config.steps,
+        config.lr,
+        betas=(0.9, 0.999),
+        warmup=config.warmup,
+        decay_share=config.decay_share,
+        seed=config.seed,
+    )
+    try:
+        sae.train()
+        return fit(
+            sae, sample, schedule, loss=upkeep.loss, after_step=upkeep.after, **{"progress": False} | options
+        )
+    finally:
+        if upkeep.hook is not None:
+            upkeep.hook.remove()
+        sae.eval()
+
+
+@torch.no_grad()
+def resample_(
+    sae: SparseAutoencoder,
+    dead: Bool[Tensor, "d_sae"],
+    x: Float[Tensor, "sample d_in"],
+    optimizers: Collection[torch.optim.Optimizer] = (),
+    seed: int = 0,
+) -> Int[Tensor, "dead"]:
+    """Give each dead feature an input the dictionary explains badly, drawn in proportion to its squared loss.
+
+    Decoder row: the input less b_dec, at length 1. Encoder column: the same direction at 0.2 of the mean length of
+    the living ones. Bias 0, and Adam forgets these entries. Returns which inputs were taken.
+    """
+    n = int(dead.sum())
+    if not n:
+        return torch.empty(0, dtype=torch.long)
+    squared = (sae.scale * (x - sae(x))).square().sum(-1).square()  # loss²
+    picked = torch.multinomial(squared, n, replacement=n > len(x), generator=generator(seed))
+    direction = x[picked] * sae.scale - sae.b_dec
+    direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(1e-8)
+    alive = sae.W_enc[:, ~dead].norm(dim=0).mean() if bool((~dead).any()) else torch.tensor(1.0)
+    sae.W_dec[dead] = direction
+    if not sae.cfg.tied:
+        sae._W_enc[:, dead] = 0.2 * alive * direction.T
+    sae.b_enc[dead] = 0.0
+    for optimizer in optimizers:
+        for p, axis in ((sae.W_dec, 0), (sae.W_enc, 1), (sae.b_enc, 0)):
+            for slot in optimizer.state.get(p, {}).values():
+                if isinstance(slot, Tensor) and slot.shape == p.shape:
+                    slot.index_fill_(axis, dead.nonzero()[:, 0], 0.0)
+    return picked
+
+
+# -- measures: one definition each ---------------------------------------------------------------
+
+
+def fvu(x: Float[Tensor, "sample d_in"], x_hat: Float[Tensor, "sample d_in"]) -> float:
+    """Fraction of variance unexplained, E‖x − x̂‖² / E‖x − E x‖²: 0 is perfect, 1 is no better than the mean."""
+    return float((x - x_hat).square().sum() / (x - x.mean(0)).square().sum())
+
+
+def l0(f: Float[Tensor, "sample d_sae"]) -> float:
+    """The mean number of active features an input."""
+    return float((f > 0).float().sum(-1).mean())
+
+
+def density(f: Float[Tensor, "sample d_sae"]) -> Float[Tensor, "d_sae"]:
+    """The share of inputs on which each feature is active; 0 is dead, below 1e-6 ultralow (on enough inputs)."""
+    return (f > 0).float().mean(0)
+
+
+def dead_share(f: Float[Tensor, "sample d_sae"]) -> float:
+    """The share of features that were never active."""
+    return float((density(f) == 0).float().mean())
+
+
+def loss_recovered(loss: float, spliced: float, baseline: float) -> float:
+    """(L_baseline − L_spliced) / (L_baseline − L): 1 is nothing lost, 0 no better than the ablation named by the baseline.
+
+    Zero ablation is the paper's baseline and, as its authors say, an overestimate; always print mean and resample
+    ablation beside it.
+    """
+    if baseline == loss:
+        raise CourseError("The ablation changes nothing: there is no loss to recover.")
+    return (baseline - spliced) / (baseline - loss)
+
+
+def splice(sae: SparseAutoencoder, edit: Callable[[Tensor], Tensor] | None = None, keep_error: bool = False):
+    """A hook that puts x̂ in the place of x; `edit(f)` may change the features first.
+
+    With `keep_error` what the autoencoder misses, x − x̂, is added back, so that without an edit nothing changes.
+    """
+
+    def hook(x, hook=None):
+        f = sae.encode(x)
+        x_hat = sae.decode(f if edit is None else edit(f))
+        return x_hat + (x - sae.decode(f)) if keep_error else x_hat
+
+    return hook
