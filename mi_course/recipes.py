@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from mi_course import corpora, induction, toy_recipes
+from mi_course import corpora, induction, sae_recipes, scripts, toy_recipes
 from mi_course.claims import data_dir
 from mi_course.errors import CourseError, nearest
 from mi_course.models import TinyConfig, TinyTransformer, save_checked
@@ -34,11 +34,16 @@ class Recipe:
     seeds: tuple[int, ...] = (0, 1, 2)
     until: int | None = None  # stop at this step of the schedule
     snapshots: tuple[int, ...] = ()  # steps whose weights are kept, of seed 0
+    text: str = "python"  # or "scripts": with planted scripts
     device: str = "cpu"  # it was trained on, one thread
 
     @property
     def config(self) -> TinyConfig:
         return TinyConfig(d_vocab=self.vocab, **self.model)
+
+    def corpus(self) -> corpora.Corpus:
+        """The text it reads."""
+        return corpora.python_text(self.vocab) if self.text == "python" else scripts.script_text(self.vocab)
 
     @property
     def minutes(self) -> float:
@@ -72,17 +77,27 @@ RECIPES = {
         Recipe("skip-trigrams-1l", "one attention-only layer, vocabulary 2048, on Python text", 2048,
                {"n_layers": 1, "n_heads": 8, "n_ctx": 128},
                TrainConfig(steps=3000, lr=5e-3, optimizer="muon"), batch=16),
+        Recipe("mlp-1l", "one layer with 512 ReLU neurons, on Python text with planted scripts", 1024,
+               {"n_layers": 1, "n_heads": 8, "n_ctx": 128, "d_mlp": 512, "norm": "rmsnorm", "positions": "rotary",
+                "bias": True},
+               TrainConfig(steps=3400, lr=0.02, optimizer="muon", betas=(0.9, 0.95), rates=(("mlp.W_out", 0.5),)),
+               batch=32, seeds=(0, 1), text="scripts"),
     )
 }  # fmt: skip
 
 
-def everything() -> dict[str, Recipe | toy_recipes.ToyRecipe]:
-    """All recipes by name: transformers, then toy models."""
-    return RECIPES | toy_recipes.RECIPES
+AnyRecipe = Recipe | toy_recipes.ToyRecipe | sae_recipes.SaeRecipe
 
 
-def find(name: str) -> tuple[Recipe | toy_recipes.ToyRecipe, int]:
+def everything() -> dict[str, AnyRecipe]:
+    """All recipes by name: transformers, toy models, autoencoders."""
+    return RECIPES | toy_recipes.RECIPES | sae_recipes.SAE_RECIPES
+
+
+def find(name: str) -> tuple[AnyRecipe, int]:
     """The recipe and seed of a shipped name: `induction-2l-seed1` is seed 1 of `induction-2l`."""
+    if name in sae_recipes.SAE_RECIPES:  # an autoencoder's name holds the seed of the model it reads
+        return sae_recipes.SAE_RECIPES[name], sae_recipes.SAE_RECIPES[name].sae.seed
     stem, _, number = name.removesuffix("-log").partition("-seed")
     stem = stem.removesuffix("-snapshots")
     known = everything()
@@ -103,12 +118,14 @@ def train(
     seed = named_seed if seed is None else seed
     if isinstance(recipe, toy_recipes.ToyRecipe):
         return toy_recipes.train(recipe, seed, out, device, progress)
+    if isinstance(recipe, sae_recipes.SaeRecipe):
+        return sae_recipes.train(recipe.name, out, progress=progress)
     if device != "cpu":
         raise CourseError(f"{name} trains on the CPU, in the minutes that `train --list` says.")
     out = Path(out) if out is not None else data_dir() / "checkpoints"
     stem = recipe.name + (f"-seed{seed}" if seed else "")
     config = TinyConfig(**{**asdict(recipe.config), "seed": seed})
-    model, corpus = TinyTransformer(config), corpora.python_text(recipe.vocab)
+    model, corpus = TinyTransformer(config), recipe.corpus()
     watch = Watch(corpus, config)
     snapshots: dict[int, dict] = {}
     every = range(0, recipe.train.steps + 1, max(1, recipe.train.steps // 100))
@@ -169,7 +186,7 @@ def provenance(recipe: Recipe, corpus: corpora.Corpus, history: History, model, 
     return {
         "what": recipe.what, "train": asdict(recipe.train), "steps": len(history.loss), "batch": recipe.batch,
         "random_repeats": recipe.random_repeats, "tokens": history.tokens, "corpus": repr(corpus),
-        "fingerprint": corpus.fingerprint, "tokenizer": f"python-{recipe.vocab}",
+        "fingerprint": corpus.fingerprint, "tokenizer": f"{recipe.text}-{recipe.vocab}",
         "minutes": round(history.seconds / 60, 1), "device": "cpu", "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", "transformer-lens")},
         "icl": f"last 20 tokens of {len(watch.windows[0])} held-out windows of "
