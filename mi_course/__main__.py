@@ -11,6 +11,7 @@ examples:
   python -m mi_course run                    all notebooks, then the claims and the site
   python -m mi_course run 03 --jobs 1        one notebook
   python -m mi_course train --list           the shipped checkpoints and what they cost to rebuild
+  python -m mi_course seeds 04               the claims of notebook 04 on three seeds
   python -m mi_course student 01 --out class a copy of notebook 01 without its solutions
   python -m mi_course doctor                 is this machine sound?
 
@@ -45,6 +46,12 @@ def parser() -> argparse.ArgumentParser:
         "--device", default="cpu", help="cpu, or cuda for toy models where there is a GPU (cpu)"
     )
 
+    seeds = commands.add_parser(
+        "seeds", help="run notebooks on other seeds and table what the claims measured"
+    )
+    seeds.add_argument("notebooks", nargs="+", metavar="NN", help="numbers or names")
+    seeds.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="which (0 1 2)")
+
     student = commands.add_parser("student", help="copies without solutions and outputs")
     student.add_argument("notebooks", nargs="*", metavar="NN", help="numbers or names; all for none")
     student.add_argument("--out", default="build/student", metavar="DIR", help="folder (build/student)")
@@ -73,6 +80,10 @@ def dispatch(args: argparse.Namespace) -> int:
         return course.run(args.notebooks, args.jobs, args.timeout, args.store, args.measure)
     if args.command == "train":
         return train(args)
+    if args.command == "seeds":
+        from mi_course import seeds
+
+        return seeds.main(args.notebooks, args.seeds)
     if args.command == "student":
         from mi_course import classroom
 

@@ -24,7 +24,7 @@ IDEAS = {
     "07": "features", "08": "ioi", "09": "grokking", "10": "probing", "11": "lens", "12": "steering",
     "13": "explanations", "14": "vision", "15": "oracles",
 }  # fmt: skip
-ROOF = ["checks", "recipes", "toy_recipes", "sae_recipes", "reports", "course", "site", "classroom", "doctor", "__main__"]
+ROOF = ["checks", "recipes", "toy_recipes", "sae_recipes", "reports", "seeds", "course", "site", "classroom", "doctor", "__main__"]
 FLOORS = [CELLAR, GROUND, *([idea] for idea in IDEAS.values()), ROOF]
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 ONLY = {"transformer_lens": "models", "circuitsvis": "plots", "matplotlib": "plots"}

@@ -1,0 +1,51 @@
+"""A notebook on other seeds."""
+
+import nbformat
+import pytest
+
+from mi_course import claims, course, seeds
+from mi_course.claims import Row
+from mi_course.errors import CourseError
+
+
+def notebook(folder, *sources):
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    path = folder / "90_trial.ipynb"
+    nbformat.write(nb, path)
+    return path
+
+
+def test_only_the_line_of_the_seed_changes(tmp_path):
+    path = notebook(tmp_path, "SEED = 0", "x = SEED + 1\nSEED_B = 0")
+    copy = nbformat.read(seeds.with_seed(path, 2, tmp_path / "out"), as_version=4)
+    assert [cell.source for cell in copy.cells] == ["SEED = 2", "x = SEED + 1\nSEED_B = 0"]
+    assert nbformat.read(path, as_version=4).cells[0].source == "SEED = 0"
+
+
+@pytest.mark.parametrize("sources", [("x = 1",), ("SEED = 0", "SEED = 0")])
+def test_a_notebook_without_one_seed_is_one_sentence(tmp_path, sources):
+    with pytest.raises(CourseError, match="one is needed"):
+        seeds.with_seed(notebook(tmp_path, *sources), 1, tmp_path / "out")
+
+
+def test_the_seed_reaches_the_cells(tmp_path, monkeypatch):
+    """The copy runs in a kernel of its own; a claim settled there arrives with its measures."""
+    monkeypatch.setattr(course, "root", lambda: tmp_path)
+    path = notebook(
+        tmp_path, "from mi_course import claims\nSEED = 0",
+        "claims.settle('TMS-17', rotated_max_diff=1e-6, rotated_relu_diff=0.5 + SEED)",
+    )  # fmt: skip
+    path = path.rename(tmp_path / "04_trial.ipynb")
+    rows = seeds.measure(path, [0, 2])
+    assert [rows[seed][0].measures["rotated_relu_diff"] for seed in (0, 2)] == [0.5, 2.5]
+    assert "rotated_relu_diff" in seeds.page(path, rows) and "| 0.5 | 2.5 |" in seeds.page(path, rows)
+
+
+def test_a_page_names_bounds_and_verdicts():
+    claim = claims.ledger()["TMS-18"]
+    values = {"monosemantic_at_0_7": 1.0, "monosemantic_at_0_3": 0.4, "monosemantic_at_0_05": 0.6}
+    rows = {0: [Row(claim, "04", "reproduced", values)], 1: [Row(claim, "04", "partly", values)]}
+    text = seeds.page(course.Path("04_toy.ipynb"), rows)
+    assert "| reproduced | partly |" in text and "0.2 … 0.8" in text and "&lt;= 0.2" in text
+    assert seeds.bound(claims.ledger()["TMS-16"].measures_of("04")["random_attack_ratio"]) == "–"
+    assert [seeds.shown(value) for value in (True, False, 0.12345)] == ["yes", "no", "0.123"]
