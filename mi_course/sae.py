@@ -68,7 +68,9 @@ class SparseAutoencoder(nn.Module):
         directions = directions / directions.norm(dim=1, keepdim=True)
         self.W_dec = nn.Parameter(directions)
         if not cfg.tied:
-            self._W_enc = nn.Parameter(0.25 * directions.T.contiguous())
+            self._W_enc_rows = nn.Parameter(
+                0.25 * directions
+            )  # d_sae d_in: what a feature reads lies side by side
         self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae))
         self.b_dec = nn.Parameter(torch.zeros(cfg.d_in))
         self.register_buffer("scale", torch.tensor(1.0))
@@ -84,7 +86,7 @@ class SparseAutoencoder(nn.Module):
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
         """How features read; the decoder's transpose where tied."""
-        return self.W_dec.T if self.cfg.tied else self._W_enc
+        return self.W_dec.T if self.cfg.tied else self._W_enc_rows.T
 
     # -- the function ----------------------------------------------------------------------------
 
@@ -392,13 +394,13 @@ def resample_(
     alive = sae.W_enc[:, ~dead].norm(dim=0).mean() if bool((~dead).any()) else torch.tensor(1.0)
     sae.W_dec[dead] = direction
     if not sae.cfg.tied:
-        sae._W_enc[:, dead] = 0.2 * alive * direction.T
+        sae._W_enc_rows[dead] = 0.2 * alive * direction
     sae.b_enc[dead] = 0.0
     for optimizer in optimizers:
-        for p, axis in ((sae.W_dec, 0), (sae.W_enc, 1), (sae.b_enc, 0)):
+        for p in (p for p in sae.parameters() if p is not sae.b_dec):
             for slot in optimizer.state.get(p, {}).values():
                 if isinstance(slot, Tensor) and slot.shape == p.shape:
-                    slot.index_fill_(axis, dead.nonzero()[:, 0], 0.0)
+                    slot[dead] = 0.0
     return picked
 
 
