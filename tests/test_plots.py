@@ -27,6 +27,12 @@ PATTERN = (torch.ones(5, 5).tril() / torch.arange(1, 6)[:, None]).repeat(
 CONTROL = {"trained": [1.0, 2.0, 3.0], "random init": [0.0, 0.0, 0.0]}
 
 
+ANGLES = np.arange(5) * 2 * np.pi / 5
+PENTAGON = np.stack([np.cos(ANGLES), np.sin(ANGLES)])
+OCTAHEDRON = np.concatenate([np.eye(3), -np.eye(3)], axis=1)
+PHASES = {0: "neither", 1: "only the first", 2: "both"}
+
+
 def every_figure(**words):
     """One figure of each kind that carries a picture or coloured text."""
     return [
@@ -35,6 +41,10 @@ def every_figure(**words):
         plots.heatmap(torch.arange(12.0).reshape(3, 4) - 5, **words),
         plots.attention(PATTERN, TOKENS, **words),
         plots.scatter([1, 2, 3], [1, 4, 9], **AXES, labels=["a", "", "b"], groups="xxy", **words),
+        plots.vectors({"trained": PENTAGON, "random W": np.eye(2)}, control="random W", hull=True, **words),
+        plots.polytopes({"octahedron": OCTAHEDRON, "flat": np.ones((3, 4))}, **words),
+        plots.stacks({"dense": np.eye(3), "sparse": [[1.0, -0.5], [0.0, 1.0]]}, **words),
+        plots.regions([[0, 1], [2, 2]], PHASES, [0.1, 1], [0.01, 1], **AXES, **words),
         plots.tokens(TOKENS, [1, 2, 3, 4, 5], **words),
         plots.attention_view(PATTERN, TOKENS, **words),
         plots.tokens_view(TOKENS, [1, 2, 3, 4, -5], **words),
@@ -292,6 +302,118 @@ def test_scatter_groups_and_control():
     assert axes.collections[0].get_offsets().tolist() == [[1, 1], [2, 2]]
 
 
+# ------------------------------------------------------------------ features as directions
+
+
+def arrows(axes):
+    """Where the arrows of a panel end."""
+    return [note.xy for note in axes.texts if getattr(note, "arrow_patch", None) is not None]
+
+
+def test_vectors_point_where_the_columns_do():
+    figure = plots.vectors(
+        {"trained": torch.tensor(PENTAGON), "one is dead": [[2.0, 0.0], [0.0, 0.001]]},
+        labels={"trained": "abcde", "one is dead": "xy"},
+        colours={"trained": [1, 2, 3, 4, 5], "one is dead": [1, 5]},
+        unit="D",
+        **WORDS,
+    )
+    five, dead, bar = figure.picture.axes
+    assert np.allclose(arrows(five), PENTAGON.T) and arrows(dead) == [(2, 0)]
+    assert np.allclose(dead.collections[0].get_offsets(), [[0, 0.001]])
+    assert five.get_xlim() == dead.get_xlim() and five.get_xlim()[1] > 2, "one scale for all"
+    assert {"a", "b", "c", "d", "e"} <= {text.get_text() for text in five.texts}
+    assert [text.get_text() for text in dead.texts if text.get_text()] == ["x"], "a dot needs no name"
+    assert bar.get_ylabel() == "D"
+
+
+def test_one_matrix_needs_no_panel_name_and_a_control_panel_says_so():
+    (axes,) = plots.vectors(PENTAGON, **WORDS).picture.axes
+    assert axes.get_title() == "" and len(arrows(axes)) == 5
+    figure = plots.vectors({"a": PENTAGON, "b": PENTAGON}, control="b", columns=1, **WORDS)
+    assert [panel.get_title() for panel in figure.picture.axes] == ["a", "b (control)"]
+
+
+def corners(axes):
+    """The edges of a panel as sets of their two ends."""
+    edges = [line.get_xydata() for line in axes.lines if line.get_label() == "_hull"]
+    return {frozenset(tuple(end) for end in edge.round(3).tolist()) for edge in edges}
+
+
+def test_the_hull_goes_round_the_tips():
+    square = [[1.0, -1, 0, 0, 0.2], [0.0, 0, 1, -1, 0.2]]
+    (axes,) = plots.vectors(square, hull=True, **WORDS).picture.axes
+    outline = [(1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0)]
+    assert corners(axes) == {frozenset(pair) for pair in zip(outline, outline[1:] + outline[:1])}
+    digon = [[1.0, -1, 0.5], [1.0, -1, 0.5]]
+    (axes,) = plots.vectors(digon, hull=True, **WORDS).picture.axes
+    assert corners(axes) == {frozenset([(1.0, 1.0), (-1.0, -1.0)])}
+
+
+CUBE = np.array(np.meshgrid([-1, 1], [-1, 1], [-1, 1])).reshape(3, 8)
+
+
+@pytest.mark.parametrize(
+    "W, edges",
+    [(OCTAHEDRON, 12), (CUBE, 12), (CUBE[:, :4], 4), (np.eye(3)[:, :1], 0), (np.eye(3)[:, :2], 1),
+     (np.ones((3, 4)), 0), (np.c_[OCTAHEDRON, np.zeros((3, 2))], 12)],
+)  # fmt: skip
+def test_a_polytope_has_its_edges_and_no_diagonals(W, edges):
+    assert len(plots._checked_pairs(None, np.asarray(W, dtype=float))) == edges
+    noisy = np.asarray(W) + np.random.default_rng(0).normal(size=np.shape(W)) * 1e-3
+    if edges == 12 and np.shape(W)[1] != 4:
+        assert len(plots._checked_pairs(None, noisy)) == edges, "a trained polytope is never exact"
+
+
+def test_polytopes_are_seen_from_two_sides():
+    figure = plots.polytopes({"a": OCTAHEDRON, "b": CUBE}, edges={"b": [(0, 1)]}, labels=None, **WORDS)
+    front, other, above, below = figure.picture.axes
+    assert [front.get_ylabel(), above.get_ylabel()] == ["from the front", "from above"]
+    assert [len(panel.lines) for panel in (front, other, above, below)] == [12, 1, 12, 1]
+    points = front.collections[1].get_offsets()
+    heights = OCTAHEDRON[2]
+    assert points[heights.argmax(), 1] == points[:, 1].max(), "up is up"
+    assert len({tuple(point) for point in points.round(2).tolist()}) == 6, "no corner hides another"
+
+
+def test_stacks_pile_up_the_amounts():
+    W = torch.tensor([[1.0, -0.5, 0.0], [0.0, 0.0, 2.0]])
+    (axes,) = plots.stacks(W, labels="abc", **WORDS).picture.axes
+    heights = np.array([[bar.get_height() for bar in group] for group in axes.containers])
+    below = np.array([[bar.get_y() for bar in group] for group in axes.containers])
+    assert np.allclose(heights, W.abs().T) and np.allclose(below, [[0, 0], [1, 0], [1.5, 0]])
+    assert [text.get_text() for text in axes.texts] == ["a", "b", "c"]
+    assert len({group[0].get_facecolor() for group in axes.containers}) == 3, "a feature has its own colour"
+    figure = plots.stacks({"a": W, "b": W}, colours=[1, 2, 2], unit="importance", control="b", **WORDS)
+    first, second, bar = figure.picture.axes
+    assert (bar.get_ylabel(), second.get_title()) == ("importance", "b (control)")
+    assert first.containers[1][0].get_facecolor() == second.containers[2][0].get_facecolor()
+
+
+def test_neighbouring_colours_differ():
+    colours = plots._many_colours(40)
+    assert len(set(colours[:21])) == 21 and all(a != b for a, b in zip(colours, colours[1:]))
+
+
+def test_regions_lie_around_their_values():
+    grid = {"trained": [[0, 1, 1], [2, 2, 2]], "linear": np.zeros((2, 3))}
+    curve = {"p*(I)": ([0.1, 10], [0.05, 0.05])}
+    figure = plots.regions(
+        grid, PHASES, [0.1, 1, 10], [0.1, 0.01], **AXES, curves=curve, control="linear", **WORDS
+    )
+    first, second = figure.picture.axes
+    cells = first.collections[0]
+    assert np.allclose(cells.get_coordinates()[0, :, 0], 10.0 ** np.array([-1.5, -0.5, 0.5, 1.5]))
+    assert np.allclose(cells.get_coordinates()[:, 0, 1], 10.0 ** np.array([-0.5, -1.5, -2.5]))
+    assert len({to_hex(colour) for colour in cells.get_array().reshape(-1, 3)}) == 3
+    assert second.get_title() == "linear (control)" and first.get_xscale() == "log"
+    assert first.get_ylim()[0] < first.get_ylim()[1], "up is more, whichever way ys are sorted"
+    legend = [text.get_text() for text in second.get_legend().get_texts()]
+    assert legend == [*PHASES.values(), "p*(I)"]
+    plain = plots.regions([[0, 1]], PHASES, [0, 1], [5], **AXES, log_x=False, log_y=False, **WORDS)
+    assert plain.picture.axes[0].get_xlim() == (-0.5, 1.5)
+
+
 # ------------------------------------------------------------------ text and tables
 
 
@@ -500,6 +622,20 @@ BAD = {
     "each one once": lambda: plots.attention(PATTERN, TOKENS, labels=["1.0", "1.0"], **WORDS),
     "ys has 1": lambda: plots.scatter([1, 2], [1], **AXES, **WORDS),
     "groups has 1": lambda: plots.scatter([1, 2], [1, 2], **AXES, groups="a", **WORDS),
+    "shape [2, feature]": lambda: plots.vectors(np.eye(3), **WORDS),
+    "W['a'] must have shape [3, feature], but has (2, 5)": lambda: plots.polytopes({"a": PENTAGON}, **WORDS),
+    "colours has 2 entries, but the feature axis of W has 5": lambda: plots.vectors(
+        PENTAGON, colours=[1, 2], **WORDS
+    ),
+    "labels: there is no 'b'": lambda: plots.vectors({"b": PENTAGON}, labels={"a": "abcde"}, **WORDS),
+    "pairs of columns of W, numbers from 0 to 5": lambda: plots.polytopes(
+        {"a": OCTAHEDRON}, edges=[(0, 6)], **WORDS
+    ),
+    "W['a'] holds NaN": lambda: plots.stacks({"a": [[1, NAN]]}, **WORDS),
+    "grid also holds 3": lambda: plots.regions([[0, 3]], PHASES, [1, 2], [1], **AXES, **WORDS),
+    "A row of the grid has 2": lambda: plots.regions([[0, 1]], PHASES, [1], [1], **AXES, **WORDS),
+    "xs must lie above zero": lambda: plots.regions([[0, 1]], PHASES, [0, 1], [1], **AXES, **WORDS),
+    "ys must rise, or fall": lambda: plots.regions([[0], [1]], PHASES, [1], [1, 1], **AXES, **WORDS),
     "values has 1": lambda: plots.tokens("ab", [1], **WORDS),
     "values has 3": lambda: plots.tokens_view("ab", [1, 2, 3], **WORDS),
     "no rows": lambda: plots.table([], title="t"),
