@@ -64,7 +64,7 @@ def l1_recipe(
     return SaeRecipe(
         f"sae-{size}-l{penalty}{end}", f"{size} features, λ = {penalty}, of {of}",
         sae.SaeConfig(512, size, "relu", l1=float(penalty), seed=1000 + seed),
-        inputs=1_000_000 if size <= 2048 else 1_500_000,
+        inputs=1_000_000,
         model="mlp-1l" + (f"-seed{seed}" if seed else ""), shuffled=shuffled, shipped=shipped,
     )  # fmt: skip
 
