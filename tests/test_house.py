@@ -18,7 +18,7 @@ PACKAGE = ROOT / "mi_course"
 # From the cellar to the roof. A module may import what stands on a lower floor; neighbours on the ground and
 # under the roof may import each other; ideas stand in reading order, one floor each.
 CELLAR = ["errors", "offline"]
-GROUND = ["claims", "plots", "models", "corpora", "scripts", "training"]
+GROUND = ["claims", "plots", "models", "corpora", "scripts", "training", "activations"]
 IDEAS = {
     "01": "bigrams", "02": "circuits", "03": "induction", "04": "superposition", "05": "sae", "06": "patching",
     "07": "features", "08": "ioi", "09": "grokking", "10": "probing", "11": "lens", "12": "steering",

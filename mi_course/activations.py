@@ -1,0 +1,323 @@
+"""Activations of a layer as a stream of shuffled rows, from any `TinyTransformer` or `TransformerBridge`.
+
+A dictionary is trained on millions of vectors, more than fit in memory, and neighbouring tokens are too much alike
+to stand in one batch. A `Store` therefore reads blocks (one batch of windows each), pours as many as its buffer holds
+into it in random order, and deals the rows out; then come the next blocks. Row r of that stream depends on the seed
+and on r alone: a run that stops at any step goes on from there exactly, and memory never holds more than one buffer
+and one block. Derived in notebook 05.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from mi_course.corpora import generator
+from mi_course.errors import CourseError, nearest
+from mi_course.models import write_atomically
+
+FORMAT = 1  # of folders on disk
+BLOCK = 4096  # rows read at a time from memory or disk
+CARD = "card.json"
+
+
+@torch.no_grad()
+def activations(model, hook: str, tokens: Int[Tensor, "window pos"], dtype: torch.dtype = torch.float16):
+    """The activations [window·pos, d] at one hook in one run; heads stand side by side. Later layers are not run."""
+    if hook not in model.hook_dict:
+        raise CourseError(f"This model has no hook {hook!r}.{nearest(hook, model.hook_dict)}")
+    found: list[Tensor] = []
+    layer = re.match(r"blocks\.(\d+)\.", hook)
+    stop = {"stop_at_layer": int(layer[1]) + 1} if layer else {}
+    device = next(model.parameters()).device
+    model.run_with_hooks(tokens.to(device), fwd_hooks=[(hook, lambda x, hook: found.append(x))],
+                         return_type=None, **stop)  # fmt: skip
+    if not found:
+        raise CourseError(f"The hook {hook} was not reached: this model does not compute it.")
+    if found[0].shape[:2] != tokens.shape:
+        raise CourseError(f"{hook} is {list(found[0].shape)}, not one vector for each token.")
+    rows = found[0].detach().flatten(0, 1).flatten(1)
+    kept = rows.to("cpu", dtype, copy=True)
+    if not bool(kept.isfinite().all()):
+        raise CourseError(
+            f"The activations at {hook} exceed {dtype}: pass dtype=torch.float32."
+            if bool(rows.isfinite().all())
+            else f"The activations at {hook} hold NaN or infinity: look at the model that made them."
+        )
+    return kept
+
+
+def collect(
+    model,
+    hook: str,
+    tokens: Int[Tensor, "window pos"],
+    *,
+    batch: int = 64,
+    dtype: torch.dtype = torch.float16,
+) -> Float[Tensor, "token d"]:
+    """The activations of fixed windows in their order, one row a token."""
+    if tokens.ndim != 2 or not tokens.numel():
+        raise CourseError(f"tokens must be [window pos] with at least one window, not {list(tokens.shape)}.")
+    first = activations(model, hook, tokens[:batch], dtype)
+    rows = torch.empty(tokens.numel(), first.shape[1], dtype=dtype)
+    rows[: len(first)] = first
+    for start in range(batch, len(tokens), batch):
+        part = tokens[start : start + batch]
+        at = start * tokens.shape[1]
+        rows[at : at + part.numel()] = activations(model, hook, part, dtype)
+    return rows
+
+
+class Store:
+    """A stream of shuffled activation rows.
+
+    `Store(model, hook, sampler)` runs the model on `sampler(0)`, `sampler(1)`, … [window pos] as rows are asked for;
+    with a tensor of windows in the place of the sampler every row comes once an epoch. `Store.of(rows)` deals out
+    rows in memory, `Store.open(folder)` those of a folder that `write` made.
+    """
+
+    def __init__(
+        self,
+        model,
+        hook: str,
+        sampler: Callable[[int], Int[Tensor, "window pos"]] | Int[Tensor, "window pos"],
+        *,
+        buffer: int = 2**18,
+        seed: int = 0,
+        batch: int = 64,
+        dtype: torch.dtype = torch.float16,
+    ):
+        fixed = isinstance(sampler, Tensor)
+        self.hook = hook
+
+        def read(block: int) -> Tensor:
+            tokens = sampler[block * batch : (block + 1) * batch] if fixed else sampler(block)
+            return activations(model, hook, tokens, dtype)
+
+        size = (min(batch, len(sampler)) * sampler.shape[1]) if fixed else sampler(0).numel()
+        self._set(read, size, sampler.numel() if fixed else None, buffer, seed)
+
+    @classmethod
+    def of(cls, rows: Float[Tensor, "row d"], *, buffer: int = 2**18, seed: int = 0) -> Store:
+        """A store of rows that are in memory."""
+        if rows.ndim != 2 or not bool(rows.isfinite().all()):
+            raise CourseError("A store holds rows [row d] of finite numbers.")
+        store, size = cls.__new__(cls), min(BLOCK, max(1, len(rows)))
+        store.hook = ""
+        store._set(lambda i: rows[i * size : (i + 1) * size], size, len(rows), min(buffer, len(rows)), seed)
+        return store
+
+    def _set(self, read, size: int, rows: int | None, buffer: int, seed: int) -> None:
+        """How blocks are read, how many rows a block has, and how many there are (None: without end)."""
+        if buffer < 1:
+            raise CourseError(f"A buffer holds at least one row, not {buffer}.")
+        if rows is not None and rows < buffer:
+            raise CourseError(
+                f"There are {rows:,} rows, fewer than the buffer of {buffer:,}: take more windows or a smaller buffer."
+            )
+        self._read, self.block, self.n_rows, self.buffer, self.seed = read, size, rows, buffer, seed
+        self._held: tuple[int, Tensor] | None = None  # number of the buffer in memory, its rows
+        per = max(1, buffer // size)  # blocks a buffer
+        blocks = per if rows is None else math.ceil(rows / size)
+        n = math.ceil(blocks / per)  # buffers an epoch, as even as possible
+        self._cuts = [blocks * i // n for i in range(n + 1)]  # buffer i holds blocks cuts[i] … cuts[i + 1]
+        total = per * size if rows is None else rows
+        self._starts = [min(cut * size, total) for cut in self._cuts]  # first row of each buffer in its epoch
+        self._mean_square: float | None = None
+
+    # -- the stream ------------------------------------------------------------------------------
+
+    def _fill(self, number: int) -> Tensor:
+        """The rows of one buffer, each block's rows scattered over it."""
+        if self._held is not None and self._held[0] == number:
+            return self._held[1]
+        self._held = None  # free it first: never two buffers in memory
+        epoch, i = divmod(number, len(self._cuts) - 1)
+        begin, end = self._cuts[i], self._cuts[i + 1]
+        size = self._starts[i + 1] - self._starts[i]
+        place = torch.randperm(size, generator=generator(self.seed, number))
+        held, at = None, 0
+        for block in self._order(epoch)[begin:end]:
+            rows = self._read(block)
+            if held is None:
+                held = torch.empty(size, rows.shape[1], dtype=rows.dtype)
+            if len(rows) != len(place[at : at + self.block]):
+                raise CourseError(
+                    f"The sampler gave {len(rows)} tokens, and {self.block} before: keep the batch."
+                )
+            held[place[at : at + len(rows)]] = rows
+            at += len(rows)
+        self._held = (number, held)
+        return held
+
+    def _order(self, epoch: int) -> list[int]:
+        """The blocks of an epoch: fresh ones of an endless stream, else all in random order, a shorter one last."""
+        n = self._cuts[-1]
+        if self.n_rows is None:
+            return list(range(epoch * n, (epoch + 1) * n))
+        whole = self.n_rows // self.block
+        order = torch.randperm(whole, generator=generator(self.seed + 1, epoch)).tolist()
+        return order + list(range(whole, n))
+
+    def _take(self, start: int, n: int) -> Tensor:
+        """Rows start … start + n of the stream, in the buffer's own format."""
+        pieces = []
+        while n > 0:
+            epoch, at = divmod(start, self._starts[-1])
+            i = bisect_right(self._starts, at) - 1
+            held = self._fill(epoch * (len(self._starts) - 1) + i)
+            piece = held[at - self._starts[i] :][:n].clone()
+            pieces.append(piece)
+            start, n = start + len(piece), n - len(piece)
+        return torch.cat(pieces)
+
+    def rows(self, start: int, n: int) -> Float[Tensor, "n d"]:
+        """Rows start … start + n of the shuffled stream, the same whenever they are asked for."""
+        if start < 0 or n < 1:
+            raise CourseError(f"Rows are asked for from start ≥ 0, at least one: start = {start}, n = {n}.")
+        return self._take(start, n).float()
+
+    def sample(self, batch: int) -> Callable[[int], Float[Tensor, "batch d"]]:
+        """A sampler for `sae.train`: step → the next `batch` rows; a resumed run gets what it would have got."""
+        return lambda step: self.rows(step * batch, batch)
+
+    @property
+    def mean_square(self) -> float:
+        """E‖x‖²: over all rows of a folder, over the first buffer otherwise."""
+        if self._mean_square is None:
+            first = self._fill(0)
+            total = sum(float(part.float().square().sum()) for part in first.split(BLOCK))
+            self._mean_square = total / len(first)
+        return self._mean_square
+
+    @property
+    def d(self) -> int:
+        """The width of a row."""
+        return self._fill(0).shape[1]
+
+    def __repr__(self):
+        count = "rows without end" if self.n_rows is None else f"{self.n_rows:,} rows"
+        return f"Store({self.hook or 'rows'}: {count}, {self.buffer:,} in the buffer)"
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def write(self, n: int, folder: str | Path, *, shard: int = 2**16, **card) -> Path:
+        """Write the stream's first n rows as safetensors shards with a card; a run cut short is taken up again.
+
+        The card names each shard's rows and sha256 and is renewed after each: a kill or a full disk leaves what was
+        written before, and `write` with the same store goes on behind it.
+        """
+        if n < self.buffer:
+            raise CourseError(
+                f"{n:,} rows are fewer than the buffer of {self.buffer:,}: write more or buffer less."
+            )
+        folder = Path(folder)
+        settings = {
+            "format": FORMAT, "rows": n, "shard": shard, "hook": self.hook, "buffer": self.buffer, "seed": self.seed,
+            "first": hashlib.sha256(self._take(0, min(n, BLOCK)).numpy().tobytes()).hexdigest(),
+        }  # fmt: skip
+        done = self._written(folder, settings)
+        for start in range(sum(part["rows"] for part in done), n, shard):
+            x = self._take(start, min(shard, n - start))
+            blob = save({"x": x})
+            done.append({
+                "file": f"{len(done):05d}.safetensors", "rows": len(x), "sha256": hashlib.sha256(blob).hexdigest(),
+                "sum_of_squares": sum(float(part.double().square().sum()) for part in x.split(BLOCK)),
+            })  # fmt: skip
+            mean_square = sum(part["sum_of_squares"] for part in done) / sum(part["rows"] for part in done)
+            whole = settings | {"d": x.shape[1], "mean_square": mean_square, "shards": done} | card
+            text = json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+            write_atomically({folder / done[-1]["file"]: blob, folder / CARD: text.encode()})
+        return folder
+
+    @staticmethod
+    def _written(folder: Path, settings: dict) -> list[dict]:
+        """The shards an earlier `write` of the same store left."""
+        if not (folder / CARD).is_file():
+            return []
+        card = read_card(folder)
+        if other := [key for key, value in settings.items() if card.get(key) != value]:
+            raise CourseError(
+                f"{folder} holds another store (its {', '.join(other)}): choose another folder."
+            )
+        for part in card["shards"]:
+            check_shard(folder, part)
+        return list(card["shards"])
+
+    @classmethod
+    def open(cls, folder: str | Path, *, buffer: int = 2**18, seed: int = 0, verify: bool = True) -> Store:
+        """The rows of a folder, mapped into memory block by block; `verify` compares every shard's sha256 first."""
+        folder = Path(folder)
+        card = read_card(folder)
+        there = sum(part["rows"] for part in card["shards"])
+        if there != card["rows"]:
+            raise CourseError(
+                f"{folder} is unfinished, {there:,} of {card['rows']:,} rows: run `write` again."
+            )
+        for part in card["shards"]:
+            check_shard(folder, part, verify)
+        store = cls.__new__(cls)
+        store.hook, size = card["hook"], min(BLOCK, card["shard"])
+        ends = [0]
+        for part in card["shards"]:
+            ends.append(ends[-1] + part["rows"])
+
+        def read(block: int) -> Tensor:
+            return read_rows(folder, card["shards"], ends, block * size, min((block + 1) * size, there))
+
+        store._set(read, size, there, min(buffer, there), seed)
+        store._mean_square = card["mean_square"]
+        return store
+
+
+def read_card(folder: Path) -> dict:
+    """The card of a folder of shards."""
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CourseError(
+            f"{folder} is not a folder of activations: no readable {CARD} ({error})."
+        ) from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT or "shards" not in card:
+        raise CourseError(f"{folder / CARD} is not a card of activations in format {FORMAT}.")
+    return card
+
+
+def check_shard(folder: Path, part: dict, verify: bool = True) -> None:
+    """One sentence for a shard that is missing or not what the card says."""
+    path = folder / part["file"]
+    if not path.is_file():
+        raise CourseError(f"The shard {path} is missing: write the store again into an empty folder.")
+    if verify:
+        with open(path, "rb") as file:
+            digest = hashlib.sha256()
+            while piece := file.read(2**22):
+                digest.update(piece)
+        if digest.hexdigest() != part["sha256"]:
+            raise CourseError(f"The shard {path} is truncated or altered: its sha256 is not its card's.")
+
+
+def read_rows(folder: Path, shards: list[dict], ends: list[int], start: int, end: int) -> Tensor:
+    """Rows start … end across shards; each file is mapped only while it is read."""
+    pieces = []
+    while start < end:
+        i = bisect_right(ends, start) - 1
+        stop = min(end, ends[i + 1])
+        try:
+            with safe_open(folder / shards[i]["file"], framework="pt") as file:
+                pieces.append(file.get_slice("x")[start - ends[i] : stop - ends[i]])
+        except (OSError, SafetensorError) as error:
+            raise CourseError(f"The shard {folder / shards[i]['file']} cannot be read ({error}).") from error
+        start = stop
+    return torch.cat(pieces)

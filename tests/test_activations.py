@@ -1,0 +1,315 @@
+"""The store deals out every row, the same ones after a kill, never holds more than a buffer, and says what is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mi_course import activations, corpora, models, sae
+from mi_course.activations import CARD, Store, collect
+from mi_course.errors import CourseError
+from mi_course.models import TinyConfig, TinyTransformer
+
+CONFIG = TinyConfig(
+    n_layers=2,
+    n_heads=2,
+    d_model=8,
+    d_vocab=12,
+    n_ctx=16,
+    d_mlp=20,
+    positions="rotary",
+    norm="rmsnorm",
+    bias=True,
+)
+HOOK = "blocks.0.mlp.hook_post"
+SAMPLE = corpora.random_repeats(12, 16, 8, period=(3, 6))  # 128 rows a block
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return TinyTransformer(CONFIG).eval()
+
+
+def sorted_rows(x):
+    return sorted(map(tuple, x.tolist()))
+
+
+# --- collect ---------------------------------------------------------------------------------------
+
+
+def test_collect_is_the_cache_in_order(model):
+    tokens = SAMPLE(0)
+    _, cache = model.run_with_cache(tokens)
+    rows = collect(model, HOOK, tokens, batch=3, dtype=torch.float32)
+    torch.testing.assert_close(rows, cache[HOOK].flatten(0, 1))
+    assert collect(model, HOOK, tokens).dtype == torch.float16
+
+
+def test_heads_stand_side_by_side_and_patterns_are_refused(model):
+    assert collect(model, "blocks.1.attn.hook_z", SAMPLE(0)).shape == (128, 8)
+    with pytest.raises(CourseError, match="not one vector for each token"):
+        collect(model, "blocks.0.attn.hook_pattern", SAMPLE(0))
+
+
+def test_bridge_and_tiny_transformer_agree(model):
+    bridge = models.to_bridge(model)
+    ours, theirs = (collect(m, HOOK, SAMPLE(0), dtype=torch.float32) for m in (model, bridge))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    x, y = (Store(m, HOOK, SAMPLE, buffer=256, dtype=torch.float32).rows(100, 300) for m in (model, bridge))
+    torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-4)
+
+
+def test_unknown_hook_and_nan_and_overflow(model):
+    with pytest.raises(CourseError, match="hook_post"):
+        collect(model, "blocks.0.mlp.hook_pots", SAMPLE(0))
+    broken = TinyTransformer(CONFIG)
+    with torch.no_grad():
+        broken.blocks[0].mlp.W_in[0, 0] = float("nan")
+    with pytest.raises(CourseError, match="NaN"):
+        Store(broken, HOOK, SAMPLE, buffer=256).rows(0, 4)
+    with torch.no_grad():
+        broken.blocks[0].mlp.W_in[0, 0] = 1e8
+    with pytest.raises(CourseError, match="float32"):
+        collect(broken, HOOK, SAMPLE(0))
+    assert collect(broken, HOOK, SAMPLE(0), dtype=torch.float32).isfinite().all()
+
+
+def test_hook_that_is_not_computed(model):
+    with pytest.raises(CourseError, match="not reached|only computed"):
+        collect(model, "blocks.0.attn.hook_result", SAMPLE(0))
+
+
+# --- the stream ------------------------------------------------------------------------------------
+
+
+def test_a_buffer_is_its_blocks_shuffled(model):
+    store = Store(model, HOOK, SAMPLE, buffer=512, seed=3)
+    plain = torch.cat([collect(model, HOOK, SAMPLE(i)) for i in range(4, 8)]).float()
+    dealt = store.rows(512, 512)
+    assert sorted_rows(dealt) == sorted_rows(plain) and not torch.equal(dealt, plain)
+    assert not torch.equal(Store(model, HOOK, SAMPLE, buffer=512, seed=4).rows(512, 512), dealt)
+
+
+@given(n=st.integers(30, 200), buffer=st.integers(1, 90), block=st.integers(1, 40), seed=st.integers(0, 5))
+@settings(max_examples=40, deadline=None)
+def test_every_row_comes_once_an_epoch(n, buffer, block, seed):
+    old, activations.BLOCK = activations.BLOCK, block
+    try:
+        store = Store.of(torch.arange(n).float()[:, None], buffer=min(buffer, n), seed=seed)
+        first, second = store.rows(0, n).flatten(), store.rows(n, n).flatten()
+    finally:
+        activations.BLOCK = old
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(n))
+    assert max(len(store._fill(i)) for i in range(len(store._cuts) - 1)) <= max(buffer, block)
+
+
+def test_epochs_come_in_another_order():
+    store = Store.of(torch.arange(500).float()[:, None], buffer=100)
+    assert not torch.equal(store.rows(0, 500), store.rows(500, 500))
+
+
+def test_rows_depend_on_their_number_alone(model):
+    store, other = (Store(model, HOOK, SAMPLE, buffer=300) for _ in range(2))
+    later = store.sample(70)(9)
+    stream = torch.cat([other.sample(70)(step) for step in range(10)])
+    assert torch.equal(later, stream[-70:]) and later.dtype == torch.float32
+    assert torch.equal(store.rows(13, 400), stream[13:413])
+
+
+def test_fixed_windows_come_as_epochs(model):
+    windows = torch.cat([SAMPLE(i) for i in range(3)])
+    store = Store(model, HOOK, windows, buffer=128, batch=5)
+    assert sorted_rows(store.rows(0, 384)) == sorted_rows(collect(model, HOOK, windows).float())
+    assert store.n_rows == 384 and "384 rows" in repr(store)
+
+
+def test_mean_square_is_the_mean_of_squared_norms(model):
+    x = collect(model, HOOK, torch.cat([SAMPLE(i) for i in range(4)])).float()
+    assert Store(model, HOOK, SAMPLE, buffer=512).mean_square == pytest.approx(
+        float(x.square().sum(1).mean()), rel=1e-5
+    )
+
+
+def test_memory_holds_one_buffer_and_one_block(model):
+    alive = []
+
+    class Counting(Store):
+        def _fill(self, number):
+            held = super()._fill(number)
+            alive.append(held.numel())
+            assert self._held is not None and self._held[1] is held
+            return held
+
+    store = Counting(model, HOOK, SAMPLE, buffer=512)
+    for step in range(40):
+        store.sample(100)(step)
+    assert max(alive) == 512 * 20
+
+
+PEAK = """
+import resource, sys, torch
+from mi_course import corpora
+from mi_course.activations import Store
+from mi_course.models import TinyConfig, TinyTransformer
+torch.set_num_threads(1)
+model = TinyTransformer(TinyConfig(n_layers=1, n_heads=2, d_model=64, d_vocab=12, n_ctx=64, d_mlp=512, positions="rotary")).eval()
+store = Store(model, "blocks.0.mlp.hook_post", corpora.random_repeats(12, 64, 64, period=(3, 6)), buffer=2**15)
+store.rows(0, 512)
+first = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for step in range(1, 5):
+    store.rows(step * 2**15, 512)
+store.write(3 * 2**15, sys.argv[1], shard=2**13)
+opened = Store.open(sys.argv[1], buffer=2**14)
+for step in range(12):
+    opened.rows(step * 2**14, 512)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - first) / 1024)
+"""
+
+
+def test_memory_does_not_grow(tmp_path):
+    """Five buffers of 32 MB pass, three go to disk and come back: the peak stays within two more."""
+    ran = subprocess.run(
+        [sys.executable, "-c", PEAK, str(tmp_path / "store")], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert float(ran.stdout) <= 70, f"{ran.stdout.strip()} MB more than after the first buffer"
+
+
+def test_fewer_rows_than_the_buffer(model):
+    for make in (
+        lambda: Store(model, HOOK, SAMPLE(0)),
+        lambda: Store(model, HOOK, SAMPLE, buffer=512).write(100, "nowhere"),
+    ):
+        with pytest.raises(CourseError, match="fewer than the buffer"):
+            make()
+    with pytest.raises(CourseError, match="at least one"):
+        Store(model, HOOK, SAMPLE, buffer=0)
+
+
+def test_a_sampler_that_changes_its_batch(model):
+    store = Store(model, HOOK, lambda step: SAMPLE(step)[: 8 - step], buffer=256)
+    with pytest.raises(CourseError, match="keep the batch"):
+        store.rows(0, 1)
+
+
+# --- on disk ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    return Store(model, HOOK, SAMPLE, buffer=256).write(1000, tmp_path / "store", shard=300, of="a test")
+
+
+def test_written_rows_are_the_stream_and_come_once_an_epoch(model, folder):
+    card = json.loads((folder / CARD).read_text())
+    assert [part["rows"] for part in card["shards"]] == [300, 300, 300, 100] and card["of"] == "a test"
+    rows = Store(model, HOOK, SAMPLE, buffer=256).rows(0, 1000)
+    opened = Store.open(folder, buffer=350)
+    assert sorted_rows(opened.rows(0, 1000)) == sorted_rows(opened.rows(1000, 1000)) == sorted_rows(rows)
+    assert opened.mean_square == pytest.approx(float(rows.square().sum(1).mean()), rel=1e-6)
+    assert opened.d == 20 and opened.n_rows == 1000
+
+
+def test_reading_across_shards(folder):
+    card = activations.read_card(folder)
+    whole = activations.read_rows(folder, card["shards"], [0, 300, 600, 900, 1000], 0, 1000)
+    part = activations.read_rows(folder, card["shards"], [0, 300, 600, 900, 1000], 250, 950)
+    assert torch.equal(part, whole[250:950])
+
+
+def test_missing_altered_and_unreadable_shards(folder):
+    first = folder / "00000.safetensors"
+    blob = first.read_bytes()
+    first.write_bytes(blob[:-1] + bytes([blob[-1] ^ 1]))
+    with pytest.raises(CourseError, match="00000.safetensors is truncated or altered"):
+        Store.open(folder)
+    first.write_bytes(blob[:500])
+    with pytest.raises(CourseError, match="cannot be read"):
+        Store.open(folder, verify=False).rows(0, 1000)
+    first.unlink()
+    with pytest.raises(CourseError, match="00000.safetensors is missing"):
+        Store.open(folder)
+
+
+def test_no_store_there(tmp_path):
+    with pytest.raises(CourseError, match="not a folder of activations"):
+        Store.open(tmp_path)
+    (tmp_path / CARD).write_text('{"format": 7}')
+    with pytest.raises(CourseError, match="not a card"):
+        Store.open(tmp_path)
+
+
+def test_a_full_disk_keeps_what_was_there_and_the_rest_follows(model, tmp_path, monkeypatch):
+    store, real, written = Store(model, HOOK, SAMPLE, buffer=256), activations.write_atomically, []
+
+    def full(files):
+        written.append(files)
+        if len(written) == 3:
+            raise CourseError("disk: No space left on device")
+        real(files)
+
+    monkeypatch.setattr(activations, "write_atomically", full)
+    with pytest.raises(CourseError, match="No space"):
+        store.write(1000, tmp_path / "store", shard=300)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "store").glob("*.safetensors")}
+    assert list(sorted(before)) == ["00000.safetensors", "00001.safetensors"]
+    with pytest.raises(CourseError, match="unfinished, 600 of 1,000"):
+        Store.open(tmp_path / "store")
+    store.write(1000, tmp_path / "store", shard=300)
+    whole = store.write(1000, tmp_path / "other", shard=300)
+    assert len(written) == 3 + 2 + 4  # the two shards that were there were not written again
+    for path in whole.iterdir():
+        assert path.read_bytes() == (tmp_path / "store" / path.name).read_bytes()
+
+
+def test_another_store_does_not_go_on_in_a_folder(model, folder):
+    with pytest.raises(CourseError, match="another store.*seed"):
+        Store(model, HOOK, SAMPLE, buffer=256, seed=1).write(1000, folder, shard=300)
+    with pytest.raises(CourseError, match="another store"):
+        Store(TinyTransformer(replace(CONFIG, seed=1)), HOOK, SAMPLE, buffer=256).write(
+            1000, folder, shard=300
+        )
+
+
+# --- a killed run ----------------------------------------------------------------------------------
+
+TRAIN = """
+import sys, torch
+from mi_course import corpora, sae
+from mi_course.activations import Store
+from mi_course.models import TinyTransformer
+torch.set_num_threads(1)
+model = TinyTransformer.load(sys.argv[1])
+store = Store(model, "blocks.0.mlp.hook_post", corpora.random_repeats(12, 16, 8, period=(3, 6)), buffer=256)
+one = sae.SparseAutoencoder(sae.SaeConfig(20, 32, l1=0.5)).start_from(store.rows(0, 256))
+def sample(step):
+    print(step, flush=True)
+    return store.sample(64)(step)
+sae.train(one, sample, sae.SaeTraining(60, warmup=5), checkpoint=sys.argv[2] + ".state", checkpoint_every=10)
+one.save(sys.argv[2])
+"""
+
+
+def test_killed_and_resumed_equals_uninterrupted(model, tmp_path):
+    model.save(tmp_path / "model")
+    command = [sys.executable, "-c", textwrap.dedent(TRAIN), str(tmp_path / "model")]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    killed = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, text=True)
+    for line in killed.stdout:
+        if line.strip() == "37":
+            os.kill(killed.pid, signal.SIGKILL)
+            break
+    killed.wait()
+    again = subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True, text=True)
+    assert again.stdout.split()[0] == "30"
+    a, b = (sae.SparseAutoencoder.load(tmp_path / name) for name in ("whole", "killed"))
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
