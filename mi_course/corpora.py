@@ -39,6 +39,15 @@ SKIP_FOLDERS = {
 }
 SKIP_FOLDERS |= {"__pycache__", "_bundled", "ensurepip", "lib-dynload", "__phello__"}
 SKIP_FILES = {"html/entities.py", "keyword.py", "token.py", "LICENSE.txt", "this.py", "antigravity.py"}
+RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def visible(text: str) -> str:
+    """A token as a word to look at: ⏎ for a new line, ⇥ for a tab, · for a blank at either end, ·⁷ for seven."""
+    text = text.replace("\n", "⏎").replace("\t", "⇥")
+    left, right = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" "))
+    dots = lambda n: "·" * n if n < 5 else "·" + str(n).translate(RAISED)
+    return dots(left) + text.strip(" ") + dots(right if text.strip(" ") else 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,16 +83,13 @@ class Corpus:
         return self.tokenizer.decode([int(t) for t in tokens], skip_special_tokens=False)
 
     def token_strings(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> list[str]:
-        """One printable string a token: ⏎ for a new line, · for a leading space."""
+        """One printable string a token: ⏎ for a new line, · for a space, ·⁷ for seven of them; see `visible`."""
         return [self.vocabulary[int(t)] for t in tokens]
 
     @cached_property
     def vocabulary(self) -> list[str]:
-        """Every token as a printable string, in the order of the ids."""
-        shown = (self.decode([t]).replace("\n", "⏎") for t in range(self.d_vocab))
-        return [
-            s.replace(" ", "·") if s.strip() == "" else "·" * s.startswith(" ") + s.strip(" ") for s in shown
-        ]
+        """Every token as a printable string, in the order of the ids; different tokens look different."""
+        return [visible(self.decode([t])) for t in range(self.d_vocab)]
 
     def token(self, text: str) -> int:
         """The id of a text that is exactly one token."""

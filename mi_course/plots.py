@@ -33,6 +33,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from mi_course.corpora import visible
 from mi_course.errors import CourseError, nearest
 
 Array = (
@@ -177,10 +178,7 @@ def _known(what: str, names: Names, labels: Collection[str]) -> set[str]:
 
 
 def _shown(token: Any) -> str:
-    """A token as a visible word: · for blanks at its ends, ⏎ and ⇥ for newlines and tabs."""
-    text = str(token).replace("\n", "⏎").replace("\t", "⇥")
-    left, right = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" "))
-    return "·" * left + text.strip(" ") + "·" * (right if text.strip(" ") else 0)
+    return visible(str(token))
 
 
 # ---------------------------------------------------------------------------- drawing
@@ -1151,8 +1149,8 @@ def _view(component: str, data: dict[str, Any], said: Sequence, name: str | None
     card = "background-color:#ffffff;color:#222222;padding:8px;margin-bottom:6px;border-radius:6px;"
     card += "max-width:640px;overflow-x:auto"
     body = f"""<div role="img" aria-label="{label}" style="{card}">
-<div id="{key}">{escape(" ".join(map(_shown, said)))}
-<em>(The interactive view appears here in a trusted notebook or on the course's site; the picture shows the same.)</em></div>
+<div id="{key}"><em>The picture below shows everything. To hover and click, trust this notebook, or read it on the course's site.</em><br>
+{escape(" ".join(map(_shown, said)))}</div>
 <script type="application/json" class="mi-n">{numbers}</script>
 <script type="module">
 const box = document.querySelector("#{key}:not([data-seen])");

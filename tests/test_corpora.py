@@ -50,8 +50,21 @@ def test_encode_decode_and_printable_tokens(python):
     assert "⏎" in "".join(shown) and not any("\n" in s or " " in s for s in shown)
     assert len(python.vocabulary) == python.d_vocab == 512
     assert python.token_strings([python.token("self")]) == ["self"]
+    assert python.token_strings([python.token("\n       ")]) == ["⏎·⁷"]
     with pytest.raises(CourseError, match="tokens in this vocabulary, not one"):
         python.token("supercalifragilistic")
+
+
+@pytest.mark.parametrize("vocab", [512, 1024, 2048])
+def test_different_tokens_look_different(vocab):
+    tokenizer = corpora.shipped_tokenizer(f"python-{vocab}")
+    texts = [tokenizer.decode([t], skip_special_tokens=False) for t in range(vocab)]
+    assert len(set(map(corpora.visible, texts))) == vocab
+
+
+def test_blanks_are_visible():
+    texts = (" a", "a ", "   ", "a b", "\t\n", "\n    ", "\n" + " " * 12, " " * 5)
+    assert [corpora.visible(t) for t in texts] == ["·a", "a·", "···", "a b", "⇥⏎", "⏎····", "⏎·¹²", "·⁵"]
 
 
 def test_every_token_was_seen_in_training():

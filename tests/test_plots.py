@@ -162,10 +162,6 @@ def test_any_text_is_drawn_as_written():
     assert "<script>" not in plots.tokens(["<script>"], [1], **WORDS)._repr_html_()
 
 
-def test_blanks_are_visible():
-    assert [plots._shown(t) for t in (" a", "a ", "   ", "a b", "\t\n")] == ["·a", "a·", "···", "a b", "⇥⏎"]
-
-
 def test_save(tmp_path):
     figure, table = plots.line([1, 2], {"a": [1, 2]}, **AXES, **WORDS), plots.measured(loss=1.0)
     for ending, start in {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "html": b"<!doctype"}.items():
@@ -567,6 +563,7 @@ def test_attention_view_carries_the_pattern():
     assert len(figure.body) < 4000
     assert figure.picture.axes[0].get_title() == "1.0", "the still twin is missing"
     assert 'role="img"' in figure.body and "def ·f" in figure.body, "the text to fall back on is missing"
+    assert figure.body.index("trust this notebook") < figure.body.index("def ·f"), "say first what is missing"
 
 
 def test_tokens_view_carries_text_values_and_our_colours():
