@@ -303,43 +303,53 @@ class SaeTraining:
 
 
 class Upkeep:
-    """What happens around each step: counts who is alive, keeps the decoder at unit length, resamples the dead."""
+    """What happens around each step: counts who is alive, keeps the decoder at unit length, resamples the dead.
+
+    The count and the step are buffers of the autoencoder while it is trained, so that a checkpoint holds them.
+    """
 
     def __init__(self, sae: SparseAutoencoder, config: SaeTraining, pool: Callable[[], Tensor] | None = None):
-        self.config, self.pool, self.step, self.hook = config, pool, 0, None
-        self.silent = torch.zeros(sae.cfg.d_sae, dtype=torch.long)  # inputs since a feature was last active
+        self.config, self.pool, self.sae, self.hook = config, pool, sae, None
+        sae.register_buffer(
+            "silent", torch.zeros_like(sae.b_enc, dtype=torch.long)
+        )  # inputs since last active
+        sae.register_buffer("step", torch.tensor(0))
         self.resampled: list[tuple[int, int]] = []  # (step, how many)
         if sae.cfg.kind in UNIT_DECODER:
             self.hook = sae.W_dec.register_hook(lambda grad: projected(grad, sae.W_dec.detach()))
 
     @property
     def dead(self) -> Bool[Tensor, "d_sae"]:
-        return self.silent >= self.config.dead_after
+        return self.sae.silent >= self.config.dead_after
 
     @property
     def share(self) -> float:
         """Of the penalty, at this step."""
         rise = self.config.penalty_warmup * self.config.steps
-        return min(1.0, (self.step + 1) / rise) if rise else 1.0
+        return min(1.0, (int(self.sae.step) + 1) / rise) if rise else 1.0
+
+    def end(self) -> None:
+        """Leave the autoencoder as it is without training."""
+        if self.hook is not None:
+            self.hook.remove()
+        del self.sae.silent, self.sae.step
 
     def loss(self, sae: SparseAutoencoder, x: Tensor) -> Tensor:
         """The loss at this step; also notes which features are active."""
         total, f = loss(sae, x, self.share, self.dead)
-        self.silent = torch.where((f.detach() > 0).any(0), 0, self.silent + len(x))
+        sae.silent = torch.where((f.detach() > 0).any(0), 0, sae.silent + len(x))
         return total
 
     def after(self, sae: SparseAutoencoder, step: int, optimizers: list) -> None:
         """Unit length, and resampling at its steps."""
         sae.normalise_()
-        self.step = step + 1
-        if (
-            self.step in {round(at * self.config.steps) for at in self.config.resample_at}
-            and self.pool is not None
-        ):
+        sae.step.fill_(step + 1)
+        now = {round(at * self.config.steps) for at in self.config.resample_at}
+        if step + 1 in now and self.pool is not None:
             dead = self.dead
-            resample_(sae, dead, self.pool(), optimizers, seed=self.config.seed + self.step)
-            self.silent[dead] = 0
-            self.resampled.append((self.step, int(dead.sum())))
+            resample_(sae, dead, self.pool(), optimizers, seed=self.config.seed + step + 1)
+            sae.silent[dead] = 0
+            self.resampled.append((step + 1, int(dead.sum())))
 
 
 def train(
@@ -366,8 +376,7 @@ def train(
             sae, sample, schedule, loss=upkeep.loss, after_step=upkeep.after, **{"progress": False} | options
         )
     finally:
-        if upkeep.hook is not None:
-            upkeep.hook.remove()
+        upkeep.end()
         sae.eval()
 
 

@@ -5,8 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -283,33 +283,40 @@ def test_another_store_does_not_go_on_in_a_folder(model, folder):
 # --- a killed run ----------------------------------------------------------------------------------
 
 TRAIN = """
-import sys, torch
-from mi_course import corpora, sae
-from mi_course.activations import Store
-from mi_course.models import TinyTransformer
-torch.set_num_threads(1)
-model = TinyTransformer.load(sys.argv[1])
-store = Store(model, "blocks.0.mlp.hook_post", corpora.random_repeats(12, 16, 8, period=(3, 6)), buffer=256)
-one = sae.SparseAutoencoder(sae.SaeConfig(20, 32, l1=0.5)).start_from(store.rows(0, 256))
-def sample(step):
-    print(step, flush=True)
-    return store.sample(64)(step)
-sae.train(one, sample, sae.SaeTraining(60, warmup=5), checkpoint=sys.argv[2] + ".state", checkpoint_every=10)
-one.save(sys.argv[2])
+import os, signal, sys, torch
+sys.path.insert(0, sys.argv[1])
+from test_activations import train_on_a_store
+def stop(step):
+    if step == 37:
+        os.kill(os.getpid(), signal.SIGKILL)
+train_on_a_store(sys.argv[2], stop)
 """
 
 
-def test_killed_and_resumed_equals_uninterrupted(model, tmp_path):
-    model.save(tmp_path / "model")
-    command = [sys.executable, "-c", textwrap.dedent(TRAIN), str(tmp_path / "model")]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
-    killed = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, text=True)
-    for line in killed.stdout:
-        if line.strip() == "37":
-            os.kill(killed.pid, signal.SIGKILL)
-            break
-    killed.wait()
-    again = subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True, text=True)
-    assert again.stdout.split()[0] == "30"
-    a, b = (sae.SparseAutoencoder.load(tmp_path / name) for name in ("whole", "killed"))
-    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+def train_on_a_store(checkpoint=None, before=lambda step: None):
+    torch.manual_seed(0)
+    store = Store(TinyTransformer(CONFIG).eval(), HOOK, SAMPLE, buffer=256)
+    one = sae.SparseAutoencoder(sae.SaeConfig(20, 32, l1=0.5)).start_from(store.rows(0, 256))
+    steps = []
+
+    def sample(step):
+        before(step)
+        steps.append(step)
+        return store.sample(64)(step)
+
+    how = sae.SaeTraining(60, warmup=5, dead_after=500, resample_at=(0.6, 0.8))
+    sae.train(one, sample, how, pool=lambda: store.rows(0, 256), checkpoint=checkpoint, checkpoint_every=10)
+    return one, steps
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    state = tmp_path / "state"
+    command = [sys.executable, "-c", TRAIN, str(Path(__file__).parent), str(state)]
+    killed = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed, steps = train_on_a_store(state)
+    whole, _ = train_on_a_store()
+    assert steps[0] == 30
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), resumed.parameters(), strict=True))
