@@ -301,7 +301,7 @@ class Settled:
         rows = [self._row(measure) for measure in claim.measures_of(self.notebook).values()]
         return (
             f"<div class='mi-claim'><p><strong>{html.escape(repr(self))}</strong> — "
-            f"{html.escape(claim.claim)} ({_link(paper.url, paper.cite())}, {html.escape(claim.where)})</p>"
+            f"{_prose(claim.claim)} ({_link(paper.url, paper.cite())}, {html.escape(claim.where)})</p>"
             + _table(("measure", "what it is", "measured", "bound", "met"), rows)
             + "".join(f"<p>{key}: {html.escape(text)}</p>" for key, text in notes.items() if text)
             + f"{_payload(self)}</div>"
@@ -311,7 +311,7 @@ class Settled:
         value = self.values[measure.name]
         mark = {True: "✔", False: "✘", None: "–"}[measure.met(value)]
         return (
-            f"<tr><th scope='row'{LEFT}>{measure.name}</th><td{LEFT}>{html.escape(measure.what)}</td>"
+            f"<tr><th scope='row'{LEFT}>{measure.name}</th><td{LEFT}>{_prose(measure.what)}</td>"
             f'<td><span class="mi-n">{_shown(value)}</span></td>'
             f"<td>{html.escape(measure.shown_bound())}</td><td>{mark}</td></tr>"
         )
@@ -360,7 +360,7 @@ class Verdicts:
     def _repr_html_(self) -> str:
         rows = [
             f"<tr><th scope='row'>{id}{' ★' if claim_of(id).core else ''}</th>"
-            f"<td{LEFT}>{html.escape(claim_of(id).claim)}</td>"
+            f"<td{LEFT}>{_prose(claim_of(id).claim)}</td>"
             f"<td>{f'{settled.verdict} {MARKS[settled.verdict]}' if settled else 'open'}</td></tr>"
             for id, settled in self.settled.items()
         ]
@@ -413,8 +413,14 @@ def _link(url: str, text: str) -> str:
     return f"<a href='{html.escape(url)}'>{html.escape(text)}</a>"
 
 
+def _prose(text: str) -> str:
+    """Words of the ledger as HTML, `names` between backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
 def _table(columns: tuple[str, ...], rows: list[str]) -> str:
-    head = "".join(f"<th scope='col'>{name}</th>" for name in columns)
+    sides = [LEFT, LEFT] + [""] * (len(columns) - 2)  # as in the rows: names and words, then numbers
+    head = "".join(f"<th scope='col'{side}>{name}</th>" for name, side in zip(columns, sides))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 

@@ -389,7 +389,8 @@ def bars(
                 dots = np.repeat(at, points[name].shape[1])
                 axes.scatter(dots, points[name].ravel(), s=12, color="white", edgecolor=INK, lw=0.8, zorder=3)
             if digits is not None:
-                axes.bar_label(drawn, fmt=f"%.{digits}f", fontsize=8, padding=1)
+                said = [_decimals(y, digits) for y in ys]
+                axes.bar_label(drawn, said, fontsize=8, padding=1)
         axes.axhline(0, color=INK, linewidth=0.8)
         _mark_heights(axes, hlines)
         reach = [max(map(len, label.split("\n"))) for label in labels]
@@ -499,10 +500,15 @@ def _panel_size(n_rows: int, n_columns: int, columns: int) -> tuple[float, float
     return across, min(4.8, max(0.9, down))
 
 
+def _decimals(value: Any, digits: int) -> str:
+    """Rounded; what rounds to zero has no sign."""
+    return f"{round(float(value), digits) + 0.0:.{digits}f}"
+
+
 def _write_cells(axes, shades, values: np.ndarray, digits: int) -> None:
     for (row, column), value in np.ndenumerate(values):
         ink = _ink(shades.cmap(shades.norm(value)))
-        axes.text(column, row, f"{value:.{digits}f}", ha="center", va="center", fontsize=8, color=ink)
+        axes.text(column, row, _decimals(value, digits), ha="center", va="center", fontsize=8, color=ink)
 
 
 def attention(
@@ -977,6 +983,29 @@ def _token_values(strings: Sequence, values: Array) -> np.ndarray:
     return values
 
 
+def token_spans(
+    strings: Sequence,
+    values: Array,
+    *,
+    signed: bool | None = None,
+    digits: int = 2,
+    show_values: bool = False,
+    limits: tuple | None = None,
+) -> str:
+    """The coloured text of `tokens` alone, as HTML: for pages with several texts on one scale, from `limits`."""
+    values = _token_values(strings, values)
+    cmap, norm = _shades(values if limits is None else np.append(values, limits), signed)
+    spans = []
+    for string, value in zip(strings, values):
+        rgb = cmap(norm(value))[:3]
+        look = f"background-color:{matplotlib.colors.to_hex(rgb)};color:{_ink(rgb)};display:inline-block;"
+        look += "padding:1px 3px;margin:1px;text-align:center;font-family:monospace"
+        number = f'<br><span class="mi-n">{_number(value, digits)}</span>' if show_values else ""
+        hover = f'title="{_number(value, 4)}"'
+        spans.append(f'<span class="mi-t" style="{look}" {hover}>{escape(_shown(string))}{number}</span>')
+    return "".join(spans)
+
+
 def tokens(
     strings: Sequence,
     values: Array,
@@ -987,20 +1016,11 @@ def tokens(
     **words: str,
 ) -> Figure:
     """Text whose tokens are coloured by their values, as HTML; the values stand below the tokens of a short text."""
-    values = _token_values(strings, values)
     show_values = len(strings) <= 40 if show_values is None else show_values
-    cmap, norm = _shades(values, signed)
-    spans = []
-    for string, value in zip(strings, values):
-        rgb = cmap(norm(value))[:3]
-        look = f"background-color:{matplotlib.colors.to_hex(rgb)};color:{_ink(rgb)};display:inline-block;"
-        look += "padding:1px 3px;margin:1px;text-align:center;font-family:monospace"
-        number = f'<br><span class="mi-n">{_number(value, digits)}</span>' if show_values else ""
-        hover = f'title="{_number(value, 4)}"'
-        spans.append(f'<span class="mi-t" style="{look}" {hover}>{escape(_shown(string))}{number}</span>')
+    spans = token_spans(strings, values, signed=signed, digits=digits, show_values=show_values)
     figure = Figure(**words)
     text = (
-        f'<div role="group" aria-label="{escape(figure.alt)}" style="max-width:60em">{"".join(spans)}</div>'
+        f'<div role="group" aria-label="{escape(figure.alt)}" style="max-width:60em">{spans}</div>'
     )
     return Figure(**words, body=f"<strong>{escape(figure.title)}</strong>{text}")
 
@@ -1096,7 +1116,11 @@ def table(
     """
     names, rows = _rows(rows, columns)
     labels = [_shown(row[0]) for row in rows]
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
+    wordy = [all(isinstance(row[i], str) for row in rows) for i in range(len(names))]
+    sides = [
+        LEFT if i == 0 or left else "" for i, left in enumerate(wordy)
+    ]  # a header stands over its column
+    head = "".join(f'<th scope="col"{side}>{escape(name)}</th>' for name, side in zip(names, sides))
     body = ""
     for label, row in zip(labels, rows):
         cells = "".join(
