@@ -8,6 +8,7 @@ Derived in notebook 05, from Bricken et al. (2023) unless it says otherwise.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
@@ -15,14 +16,19 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
+from mi_course import processes, sae_step
 from mi_course.corpora import generator
 from mi_course.errors import CourseError, nearest
-from mi_course.models import read_checked, save_checked, shipped_path
+from mi_course.models import read_checked, save_checked, shipped_path, write_atomically
 from mi_course.training import History, TrainConfig, fit
 
 KINDS = ("relu", "relu_norm", "topk", "batchtopk", "jumprelu", "gated")
+ALL_DEAD = 20  # steps in which no feature is active: training stops
 UNIT_DECODER = ("relu", "topk", "batchtopk", "gated")  # rows of W_dec are kept at length 1
 
 
@@ -92,11 +98,15 @@ class SparseAutoencoder(nn.Module):
 
     def pre(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """Pre-activations. Subtracting b_dec first ties the input's bias to the output's."""
+        return (self.scaled(x) - self.b_dec) @ self.W_enc + self.b_enc
+
+    def scaled(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """The activations in the units of the inside, in which E‖x‖² = d_in."""
         if x.shape[-1] != self.cfg.d_in:
             raise CourseError(
                 f"This autoencoder reads {self.cfg.d_in} numbers a vector; x has shape {list(x.shape)}."
             )
-        return (x * self.scale - self.b_dec) @ self.W_enc + self.b_enc
+        return x * self.scale
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         """From pre-activations to features: ReLU, the k largest, a threshold, or a gate and a magnitude."""
@@ -127,6 +137,13 @@ class SparseAutoencoder(nn.Module):
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """x̂, the reconstruction."""
         return self.decode(self.encode(x))
+
+    @torch.no_grad()
+    def follow_threshold_(self, f: Float[Tensor, "batch d_sae"], rate: float = 0.01) -> None:
+        """BatchTopK's threshold for inputs that come alone: a running mean of the smallest active value."""
+        smallest = torch.where(f > 0, f, torch.inf).min()
+        if bool(smallest.isfinite()):
+            self.threshold.lerp_(smallest, rate if self.threshold > 0 else 1.0)
 
     # -- start and upkeep ------------------------------------------------------------------------
 
@@ -170,6 +187,118 @@ class SparseAutoencoder(nn.Module):
             ) from error
         sae.card = card
         return sae.eval()
+
+
+# -- the folder format of SAELens ----------------------------------------------------------------
+
+SAELENS = "6.54.12"  # the release whose loader was read
+ARCHITECTURES = {
+    "relu": "standard", "relu_norm": "standard", "topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu",
+    "gated": "gated",
+}  # fmt: skip
+
+
+def to_saelens(sae: SparseAutoencoder, folder: str | Path, **metadata) -> Path:
+    """Write cfg.json and sae_weights.safetensors, which `SAE.load_from_disk` of SAELens reads.
+
+    There is no `scale` there. (x·s − b) W = (x − b/s) (s W), so it goes into the weights and raw activations go in. As
+    in SAELens itself, batchtopk becomes jumprelu with its one threshold, and the decoder norms of relu_norm stay.
+    """
+    cfg, s = sae.cfg, sae.scale
+    tensors = {"W_enc": sae.W_enc * s, "W_dec": sae.W_dec / s, "b_dec": sae.b_dec / s}
+    tensors |= {"b_gate" if cfg.kind == "gated" else "b_enc": sae.b_enc}
+    if cfg.kind == "gated":
+        tensors |= {"r_mag": sae.r_mag, "b_mag": sae.b_mag}
+    if ARCHITECTURES[cfg.kind] == "jumprelu":
+        threshold = sae.log_threshold.exp() if cfg.kind == "jumprelu" else sae.threshold.expand_as(sae.b_enc)
+        tensors["threshold"] = threshold
+    card = {
+        "architecture": ARCHITECTURES[cfg.kind], "d_in": cfg.d_in, "d_sae": cfg.d_sae, "dtype": "float32", "device": "cpu",
+        "apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none",
+        "metadata": {"sae_lens_version": SAELENS, "sae_lens_training_version": None, **metadata},
+    }  # fmt: skip
+    if cfg.kind == "topk":
+        card |= {"k": cfg.k, "rescale_acts_by_decoder_norm": False}
+    folder = Path(folder)
+    blob = save_safetensors(
+        {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    )
+    text = json.dumps(card, indent=1) + "\n"
+    write_atomically({folder / "cfg.json": text.encode(), folder / "sae_weights.safetensors": blob})
+    return folder
+
+
+def from_saelens(folder: str | Path) -> SparseAutoencoder:
+    """Read a folder of SAELens (6, or the older flat cfg.json): standard, topk, jumprelu, gated."""
+    folder = Path(folder)
+    card, tensors = read_saelens(folder)
+    kind = {"standard": "relu"}.get(card["architecture"], card["architecture"])
+    needed = {"W_enc", "W_dec", "b_dec", *{"gated": ("b_gate", "r_mag", "b_mag"), "jumprelu": ("b_enc", "threshold")}
+              .get(kind, ("b_enc",))}  # fmt: skip
+    if missing := sorted(needed - tensors.keys()):
+        raise CourseError(
+            f"{folder} lacks {', '.join(missing)}: it is not a {card['architecture']} autoencoder."
+        )
+    cfg = SaeConfig(card["d_in"], card["d_sae"], kind, k=int(card.get("k", 0)))
+    W_enc, W_dec = tensors["W_enc"], tensors["W_dec"]
+    state = {"W_dec": W_dec, "_W_enc_rows": W_enc.T, "b_dec": tensors["b_dec"], "scale": torch.tensor(1.0)}
+    state["b_enc"] = tensors["b_gate" if kind == "gated" else "b_enc"]
+    if kind == "gated":
+        state |= {"r_mag": tensors["r_mag"], "b_mag": tensors["b_mag"]}
+    if kind == "jumprelu":
+        state["log_threshold"] = tensors["threshold"].clamp_min(1e-30).log()  # ReLU comes before: ≤ 0 is 0
+    sae = SparseAutoencoder(cfg)
+    try:
+        if not card.get(
+            "apply_b_dec_to_input", True
+        ):  # ours subtracts b_dec first: add back what that takes away
+            shift = tensors["b_dec"] @ W_enc
+            state["b_enc"] = state["b_enc"] + shift
+            if kind == "gated":
+                state["b_mag"] = state["b_mag"] + shift * state["r_mag"].exp()
+        if card.get("rescale_acts_by_decoder_norm"):  # topk of f‖d‖: the norm moves into the encoder
+            norm = W_dec.norm(dim=1, keepdim=True)
+            state |= {
+                "W_dec": W_dec / norm,
+                "_W_enc_rows": W_enc.T * norm,
+                "b_enc": state["b_enc"] * norm[:, 0],
+            }
+        sae.load_state_dict(state)
+    except RuntimeError as error:
+        raise CourseError(
+            f"cfg.json and weights of {folder} disagree: {str(error).splitlines()[-1].strip()}"
+        ) from error
+    sae.card = {"saelens": card}
+    return sae.eval()
+
+
+def read_saelens(folder: Path) -> tuple[dict, dict[str, Tensor]]:
+    """cfg.json in the shape of SAELens 6 and the tensors, as 32-bit floats; one sentence for anything else."""
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        if not (folder / name).is_file():
+            raise CourseError(f"{folder} is not an autoencoder folder of SAELens: it has no {name}.")
+    try:
+        card = json.loads((folder / "cfg.json").read_text(encoding="utf-8"))
+        tensors = load_safetensors((folder / "sae_weights.safetensors").read_bytes())
+    except (ValueError, SafetensorError) as error:
+        raise CourseError(f"{folder} cannot be read, truncated or of another format: {error}.") from error
+    if not isinstance(card, dict) or not all(isinstance(card.get(key), int) for key in ("d_in", "d_sae")):
+        raise CourseError(f"cfg.json of {folder} is not one of SAELens: it has no d_in and d_sae.")
+    card.setdefault("architecture", "standard")  # before release 6
+    old = card.get("activation_fn_str", card.get("activation_fn", "relu"))
+    if old == "topk":
+        card |= {"architecture": "topk", "k": card.get("activation_fn_kwargs", {}).get("k", card.get("k", 0))}
+    known = sorted(set(ARCHITECTURES.values()))
+    if card["architecture"] not in known or old not in ("relu", "topk"):
+        what = card["architecture"] if card["architecture"] not in known else f"an activation {old}"
+        raise CourseError(f"{folder} is of a kind this course has not: {what}.{nearest(what, known)}")
+    if card.get("normalize_activations") not in (None, False, "none"):
+        raise CourseError(
+            f"{folder} expects activations normalised by {card['normalize_activations']!r}; fold that into its weights first."
+        )
+    if not bool(tensors.get("scaling_factor", torch.ones(1)).eq(1).all()):
+        raise CourseError(f"{folder} carries a finetuned scaling_factor, which this course has not.")
+    return card, {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def check_activations(x: Tensor, d_in: int) -> None:
@@ -263,25 +392,48 @@ def loss(
         gate = pre.relu()
         by_gate = gate @ sae.W_dec.detach() + sae.b_dec.detach()
         total = total + share * cfg.l1 * gate.sum(-1).mean() + (target - by_gate).square().sum(-1).mean()
-    elif cfg.aux and dead is not None and bool(dead.any()):
-        total = total + cfg.aux * auxiliary_loss(sae, pre, error.detach(), dead)
+    elif dead is not None:
+        total = total + cfg.aux * auxiliary_loss(sae, target, error.detach(), dead)
     return total, f
 
 
 def auxiliary_loss(
-    sae, pre: Float[Tensor, "batch d_sae"], error: Float[Tensor, "batch d_in"], dead
+    sae: SparseAutoencoder,
+    target: Float[Tensor, "batch d_in"],
+    error: Float[Tensor, "batch d_in"],
+    dead: Bool[Tensor, "d_sae"],
 ) -> Float[Tensor, ""]:
     """How well the dead features' largest pre-activations explain the error: a gradient for what gets none."""
-    k = min(int(dead.sum()), max(1, sae.cfg.d_in // 2))
-    revived = keep_top(torch.where(dead, pre, 0.0).relu(), k)
-    return (error - revived @ sae.W_dec).square().sum(-1).mean()
+    which = dead.nonzero()[:, 0]
+    if not len(which) or not sae.cfg.aux:
+        return error.new_zeros(())
+    pre = (target - sae.b_dec) @ sae.W_enc[:, which] + sae.b_enc[which]
+    revived = keep_top(pre.relu(), min(len(which), max(1, sae.cfg.d_in // 2)))
+    return (error - revived @ sae.W_dec[which]).square().sum(-1).mean()
+
+
+def fast_loss(
+    sae: SparseAutoencoder,
+    x: Float[Tensor, "batch d_in"],
+    share: float | int,
+    dead: Bool[Tensor, "d_sae"],
+    work: sae_step.Work,
+) -> tuple[Float[Tensor, ""], Bool[Tensor, "d_sae"]]:
+    """`loss` of a relu, relu_norm or topk autoencoder by the step of `sae_step`; returns it and who was active."""
+    cfg, target = sae.cfg, sae.scaled(x)
+    weights = (sae.W_enc.T, sae.b_enc, sae.W_dec, sae.b_dec)
+    if cfg.kind == "topk":
+        total, error, active = sae_step.TopK.apply(target, *weights, cfg.k, work)
+        return total + cfg.aux * auxiliary_loss(sae, target, error, dead), active
+    lengths = sae.W_dec.norm(dim=1) if cfg.kind == "relu_norm" else torch.ones_like(sae.b_enc)
+    return sae_step.ReluL1.apply(target, *weights, share * cfg.l1 * lengths, work)
 
 
 def projected(
     grad: Float[Tensor, "d_sae d_in"], W_dec: Float[Tensor, "d_sae d_in"]
 ) -> Float[Tensor, "d_sae d_in"]:
     """The gradient without each row's part along that decoder row, which would only change its length."""
-    return grad - (grad * W_dec).sum(1, keepdim=True) * W_dec
+    return torch.addcmul(grad, (grad * W_dec).sum(1, keepdim=True), W_dec, value=-1)
 
 
 # -- training ------------------------------------------------------------------------------------
@@ -308,15 +460,22 @@ class Upkeep:
     The count and the step are buffers of the autoencoder while it is trained, so that a checkpoint holds them.
     """
 
-    def __init__(self, sae: SparseAutoencoder, config: SaeTraining, pool: Callable[[], Tensor] | None = None):
-        self.config, self.pool, self.sae, self.hook = config, pool, sae, None
+    def __init__(self, sae: SparseAutoencoder, config: SaeTraining, pool=None, fast: bool = True):
+        self.config, self.pool, self.sae, self.hooks = config, pool, sae, []
         sae.register_buffer(
             "silent", torch.zeros_like(sae.b_enc, dtype=torch.long)
         )  # inputs since last active
         sae.register_buffer("step", torch.tensor(0))
-        self.resampled: list[tuple[int, int]] = []  # (step, how many)
+        self.resample_at = (
+            {round(at * config.steps) for at in config.resample_at} if pool is not None else set()
+        )
+        fast = fast and sae.cfg.kind in sae_step.KINDS and sae.W_dec.device.type == "cpu"
+        self.work = sae_step.Work(half=None) if fast else None
         if sae.cfg.kind in UNIT_DECODER:
-            self.hook = sae.W_dec.register_hook(lambda grad: projected(grad, sae.W_dec.detach()))
+            self.hooks.append(sae.W_dec.register_hook(lambda grad: projected(grad, sae.W_dec.detach())))
+        self.hooks += [
+            p.register_post_accumulate_grad_hook(processes.average_gradient_) for p in sae.parameters()
+        ]
 
     @property
     def dead(self) -> Bool[Tensor, "d_sae"]:
@@ -330,26 +489,49 @@ class Upkeep:
 
     def end(self) -> None:
         """Leave the autoencoder as it is without training."""
-        if self.hook is not None:
-            self.hook.remove()
+        for hook in self.hooks:
+            hook.remove()
         del self.sae.silent, self.sae.step
 
     def loss(self, sae: SparseAutoencoder, x: Tensor) -> Tensor:
-        """The loss at this step; also notes which features are active."""
-        total, f = loss(sae, x, self.share, self.dead)
-        sae.silent = torch.where((f.detach() > 0).any(0), 0, sae.silent + len(x))
-        return total
+        """The loss at this step; also counts for how long each feature has been silent."""
+        everything, x = len(x), processes.share_of(x)
+        if self.work is not None:
+            total, active = fast_loss(sae, x, self.share, self.dead, self.work)
+        else:
+            total, f = loss(sae, x, self.share, self.dead)
+            active = (f.detach() > 0).any(0)
+            if sae.cfg.kind == "batchtopk":
+                sae.follow_threshold_(f.detach())
+        if not bool(total.isfinite()):
+            check_activations(x, sae.cfg.d_in)  # is it the input's fault?
+        self.part = x[:512]
+        sae.silent = torch.where(processes.anywhere(active), 0, sae.silent + everything)
+        return processes.mean_value(total)
 
-    def after(self, sae: SparseAutoencoder, step: int, optimizers: list) -> None:
-        """Unit length, and resampling at its steps."""
+    def after(self, sae: SparseAutoencoder, step: int, optimizers: list) -> dict:
+        """Unit length, resampling at its steps, and what the bar and the history are to say."""
         sae.normalise_()
         sae.step.fill_(step + 1)
-        now = {round(at * self.config.steps) for at in self.config.resample_at}
-        if step + 1 in now and self.pool is not None:
+        if step + 1 in self.resample_at:
             dead = self.dead
             resample_(sae, dead, self.pool(), optimizers, seed=self.config.seed + step + 1)
             sae.silent[dead] = 0
-            self.resampled.append((step + 1, int(dead.sum())))
+            return {"resampled": int(dead.sum())}
+        if int(sae.silent.min()) >= ALL_DEAD * self.config.batch and step + 1 > max(
+            self.resample_at, default=0
+        ):
+            raise CourseError(
+                f"Every feature has died: none was active in {ALL_DEAD} steps up to step {step + 1}. "
+                f"Try a tenth of the penalty, l1 = {sae.cfg.l1:g}."
+            )
+        return self.measures(sae) if step % 20 == 0 else {}
+
+    @torch.no_grad()
+    def measures(self, sae: SparseAutoencoder) -> dict:
+        """L0 and FVU on a part of the batch, and the share of features that count as dead."""
+        f = sae.encode(self.part)
+        return {"L0": l0(f), "FVU": fvu(self.part, sae.decode(f)), "dead": float(self.dead.float().mean())}
 
 
 def train(
@@ -358,10 +540,15 @@ def train(
     config: SaeTraining,
     *,
     pool: Callable[[], Tensor] | None = None,
+    fast: bool = True,
     **options,
 ) -> History:
-    """Train in place on `sample(step)` [batch d_in] through `training.fit`; `pool()` gives inputs to resample from."""
-    upkeep = Upkeep(sae, config, pool)
+    """Train in place on `sample(step)` [batch d_in] through `training.fit`; `pool()` gives inputs to resample from.
+
+    `fast` takes the step of `sae_step` where the kind has one, and bfloat16 products where they are faster.
+    The history notes L0, FVU and dead share every 20 steps, and how many features were resampled.
+    """
+    upkeep = Upkeep(sae, config, pool, fast)
     schedule = TrainConfig(
         config.steps,
         config.lr,
