@@ -1019,9 +1019,7 @@ def tokens(
     show_values = len(strings) <= 40 if show_values is None else show_values
     spans = token_spans(strings, values, signed=signed, digits=digits, show_values=show_values)
     figure = Figure(**words)
-    text = (
-        f'<div role="group" aria-label="{escape(figure.alt)}" style="max-width:60em">{spans}</div>'
-    )
+    text = f'<div role="group" aria-label="{escape(figure.alt)}" style="max-width:60em">{spans}</div>'
     return Figure(**words, body=f"<strong>{escape(figure.title)}</strong>{text}")
 
 
@@ -1149,8 +1147,9 @@ def grid(figures: Sequence[Figure], *, title: str = "", caption: str = "") -> Fi
     if not figures:
         raise CourseError("grid needs at least one figure.")
     cells = "".join(f'<div style="flex:1 1 360px">{figure._repr_html_()}</div>' for figure in figures)
+    over = f"<strong>{escape(title)}</strong>" if title else ""
     title = title or "; ".join(figure.title for figure in figures)
-    body = f'<div style="display:flex;flex-wrap:wrap;gap:12px">{cells}</div>'
+    body = f'{over}<div style="display:flex;flex-wrap:wrap;gap:12px">{cells}</div>'
     return Figure(title, title, caption, body=body, plain="\n".join(map(repr, figures)))
 
 

@@ -491,6 +491,22 @@ def test_words_in_tables_are_escaped_and_missing_is_a_dash():
     )
 
 
+def test_headers_stand_over_their_columns():
+    table = plots.table([{"head": "1.0", "label": "induction", "score": 0.9}], title="t")
+    assert [a.get("style") for a in Tags(table.body).all("th")[:3]] == [
+        "text-align:left",
+        "text-align:left",
+        None,
+    ]
+
+
+def test_what_rounds_to_zero_has_no_sign():
+    figure = plots.bars("ab", [-0.001, -0.1], ylabel="y", digits=1, **WORDS)
+    assert [text.get_text() for text in figure.picture.axes[0].texts] == ["0.0", "-0.1"]
+    figure = plots.heatmap([[-0.001, 1.0]], **WORDS)
+    assert figure.picture.axes[0].texts[0].get_text() == "0.00"
+
+
 def test_measured():
     figure = plots.measured(max_abs_diff=3e-7, exact=True)
     assert repr(figure) == "measured: max abs diff, exact"
@@ -502,6 +518,7 @@ def test_grid_holds_all_figures():
     html = plots.grid(figures)._repr_html_()
     Tags(html)
     assert all(figure._repr_html_() in html for figure in figures)
+    assert "<strong>Both &lt; one</strong>" in plots.grid(figures, title="Both < one")._repr_html_()
 
 
 # ------------------------------------------------------------------ what nbval compares
