@@ -282,6 +282,10 @@ def _log(axes, side: str, values: np.ndarray) -> None:
         rescale("symlog", linthresh=values[values > 0].min(), linscale=0.5)
     else:
         rescale("log")
+        if math.floor(math.log10(values.max())) <= math.ceil(
+            math.log10(values.min())
+        ):  # one power of ten or none
+            axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
     axis.set_minor_formatter(lambda value, _: "")
 

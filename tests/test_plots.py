@@ -212,6 +212,16 @@ def test_line_draws_the_numbers_it_is_given():
     assert own.lines[1].get_xydata().tolist() == [[5, 3]]
 
 
+def test_a_short_logarithmic_axis_has_more_than_one_number():
+    (axes,) = plots.line([200, 900, 6000], {"a": [1, 2, 3]}, **AXES, **WORDS, log_x=True).picture.axes
+    axes.figure.draw_without_rendering()
+    low, high = axes.get_xlim()
+    shown = [
+        tick.get_text() for tick, x in zip(axes.get_xticklabels(), axes.get_xticks()) if low <= x <= high
+    ]
+    assert shown == ["200", "500", "1,000", "2,000", "5,000"]
+
+
 def test_event_names_do_not_cover_each_other():
     events = {f"a long name {i}": 50 + i for i in range(4)}
     top = plots.line(range(100), {"a": range(100)}, **AXES, **WORDS, vlines=events).picture.axes[0]
