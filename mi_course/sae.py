@@ -470,7 +470,7 @@ class Upkeep:
             {round(at * config.steps) for at in config.resample_at} if pool is not None else set()
         )
         fast = fast and sae.cfg.kind in sae_step.KINDS and sae.W_dec.device.type == "cpu"
-        self.work = sae_step.Work(half=None) if fast else None
+        self.work = sae_step.Work.for_size(sae.W_dec.numel()) if fast else None
         if sae.cfg.kind in UNIT_DECODER:
             self.hooks.append(sae.W_dec.register_hook(lambda grad: projected(grad, sae.W_dec.detach())))
         self.hooks += [

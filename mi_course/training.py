@@ -22,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from mi_course import models
+from mi_course import models, processes
 from mi_course.errors import CourseError, nearest
 
 OPTIMIZERS = ("adamw", "muon")
@@ -61,23 +61,24 @@ class TrainConfig:
 
 @dataclass
 class History:
-    """What happened: one entry a step in `loss` (nats) and `lr`, one dict (with its `step`) an evaluation."""
+    """What happened: one entry a step in `loss` (nats) and `lr`, one dict (with its `step`) an evaluation or a note."""
 
     loss: list[float] = field(default_factory=list)
     lr: list[float] = field(default_factory=list)
     tokens: int = 0
     seconds: float = 0.0
     evaluations: list[dict] = field(default_factory=list)
+    notes: list[dict] = field(default_factory=list)  # of `after_step`, in passing
 
     @property
     def steps(self) -> range:
         return range(len(self.loss))
 
     def series(self, name: str) -> tuple[list[int], list]:
-        """Steps and values of one evaluated quantity."""
-        rows = [row for row in self.evaluations if name in row]
+        """Steps and values of one evaluated or noted quantity."""
+        rows = [row for row in (*self.evaluations, *self.notes) if name in row]
         if not rows:
-            known = {key for row in self.evaluations for key in row} - {"step"}
+            known = {key for row in (*self.evaluations, *self.notes) for key in row} - {"step"}
             raise CourseError(f"Nothing called {name!r} was evaluated.{nearest(name, known)}")
         return [row["step"] for row in rows], [row[name] for row in rows]
 
@@ -171,7 +172,10 @@ def optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimi
     inner = [p for name, p in named if config.optimizer == "muon" and "blocks." in name and p.ndim >= 2]
     rest = [p for name, p in named if all(p is not q for q in inner)]
     adamw = torch.optim.AdamW(
-        by_rate(named, rest, config.lr, config), betas=config.betas, weight_decay=config.weight_decay, fused=True
+        by_rate(named, rest, config.lr, config),
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
     return [adamw] + ([Muon(by_rate(named, inner, config.muon_lr, config))] if inner else [])
 
@@ -196,7 +200,7 @@ def fit(
     evaluate_at: Collection[int] = (),
     snapshots_at: Collection[int] = (),
     on_snapshot: Callable[[nn.Module, int], None] | None = None,
-    after_step: Callable[[nn.Module, int, list[torch.optim.Optimizer]], None] | None = None,
+    after_step: Callable[[nn.Module, int, list[torch.optim.Optimizer]], dict | None] | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 500,
     stop_at: int | None = None,
@@ -207,9 +211,9 @@ def fit(
     `loss(model, batch)` is a scalar; left out, it is the model's own next-token loss in nats. `evaluate` and
     `on_snapshot` see the model *before* the step of that number (0 is the untrained model, `config.steps` the
     trained one); `after_step` may change weights and optimiser states after each step (a projection, a
-    resampling). With `checkpoint`, the state is written every so many steps and at an interrupt, and a file that
+    resampling), and what it returns is shown in the bar and kept in `history.notes`. With `checkpoint`, the state is written every so many steps and at an interrupt, and a file that
     is already there is resumed. `stop_at` ends early without touching the schedule.
-    Raises `TrainingDiverged` when the loss is not finite.
+    Raises `TrainingDiverged` when the loss is not finite. Every error in a sentence carries the `history` so far.
     """
     loss = loss or (lambda model, batch: model(batch, return_type="loss"))
     opts = optimizers(model, config)
@@ -245,16 +249,20 @@ def fit(
                 nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
             for opt in opts:
                 opt.step()
-            if after_step is not None:
-                after_step(model, step, opts)
+            noted = after_step(model, step, opts) if after_step is not None else None
             history.loss.append(number)
             history.lr.append(config.lr * rate)
             history.tokens += batch.numel() if not batch.is_floating_point() else len(batch)
             history.seconds = time.perf_counter() - began
+            if noted:
+                history.notes.append({"step": step + 1, **noted})
             if step % 20 == 0:
-                bar.set_postfix_str(f"loss {number:.3f}, {history.tokens / history.seconds:,.0f} tokens/s")
+                bar.set_postfix_str(say(number, noted, history, batch))
             if checkpoint is not None and (step + 1) % checkpoint_every == 0:
                 save_state(checkpoint, model, opts, history, step + 1, config)
+    except CourseError as error:
+        error.history = history
+        raise
     except KeyboardInterrupt:
         if checkpoint is not None:
             save_state(checkpoint, model, opts, history, len(history.loss), config)
@@ -281,9 +289,17 @@ def observe(model, step, history, evaluate, evaluate_at, snapshots_at, on_snapsh
         on_snapshot(model, step)
 
 
+def say(loss: float, noted: dict | None, history: History, batch: Tensor) -> str:
+    """What stands behind the progress bar."""
+    shown = {"loss": loss, **(noted or {})}
+    what = "samples" if batch.is_floating_point() else "tokens"
+    speed = f"{history.tokens / history.seconds:,.0f} {what}/s"
+    return ", ".join([*(f"{name} {value:.3f}" for name, value in shown.items()), speed])
+
+
 def quiet(progress: bool) -> bool:
-    """Progress bars are off on request and where TQDM_DISABLE is set, as under test."""
-    return not progress or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+    """Bars are off on request, where TQDM_DISABLE is set, as under test, and in all processes but the first."""
+    return not progress or processes.rank() > 0 or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
 
 
 # -- resume --------------------------------------------------------------------------------------
@@ -291,6 +307,8 @@ def quiet(progress: bool) -> bool:
 
 def save_state(path, model, opts, history: History, step: int, config: TrainConfig) -> None:
     """Model, optimisers, random state and history in one file, so that no kill can leave halves of two steps."""
+    if processes.rank() > 0:
+        return  # all are in the same state, and the first writes it
     tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     for i, opt in enumerate(opts):
         for key, slots in opt.state_dict()["state"].items():

@@ -18,14 +18,32 @@ PACKAGE = ROOT / "mi_course"
 # From the cellar to the roof. A module may import what stands on a lower floor; neighbours on the ground and
 # under the roof may import each other; ideas stand in reading order, one floor each.
 CELLAR = ["errors", "offline"]
-GROUND = ["claims", "plots", "models", "corpora", "scripts", "training", "activations"]
+GROUND = ["claims", "plots", "models", "corpora", "scripts", "training", "processes", "activations"]
 IDEAS = {
     "01": "bigrams", "02": "circuits", "03": "induction", "04": "superposition", "05": "sae", "06": "patching",
     "07": "features", "08": "ioi", "09": "grokking", "10": "probing", "11": "lens", "12": "steering",
     "13": "explanations", "14": "vision", "15": "oracles",
 }  # fmt: skip
-ROOF = ["checks", "recipes", "toy_recipes", "sae_recipes", "reports", "seeds", "course", "site", "classroom", "doctor", "__main__"]
-FLOORS = [CELLAR, GROUND, *([idea] for idea in IDEAS.values()), ROOF]
+ROOF = [
+    "checks",
+    "recipes",
+    "toy_recipes",
+    "sae_recipes",
+    "reports",
+    "seeds",
+    "course",
+    "site",
+    "classroom",
+    "doctor",
+    "__main__",
+]
+PLINTH = {"sae": ["sae_step"]}  # what an idea alone stands on
+FLOORS = [
+    CELLAR,
+    GROUND,
+    *([part] for idea in IDEAS.values() for part in (*PLINTH.get(idea, ()), idea)),
+    ROOF,
+]
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 ONLY = {"transformer_lens": "models", "circuitsvis": "plots", "matplotlib": "plots"}
 

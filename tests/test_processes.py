@@ -1,0 +1,90 @@
+"""Several processes train as one does; in one process nothing happens."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mi_course import processes, sae
+from mi_course.corpora import generator
+from mi_course.errors import CourseError
+
+
+def train(kind: str, steps: int = 50, **settings) -> sae.SparseAutoencoder:
+    """Fifty steps on a fixed global batch of 64 inputs."""
+    one = sae.SparseAutoencoder(sae.SaeConfig(16, 48, kind, **settings))
+
+    def sample(step: int) -> torch.Tensor:
+        return torch.randn(64, 16, generator=generator(3, step))
+
+    one.start_from(sample(-1 % 1000))
+    how = sae.SaeTraining(steps, batch=64, warmup=5, dead_after=128, resample_at=(0.5,))
+    one.history = sae.train(one, sample, how, pool=lambda: sample(999))
+    return one
+
+
+KINDS = {"relu": {"l1": 1.0}, "topk": {"k": 3}, "jumprelu": {"l1": 0.2}}
+
+
+def write(folder: str) -> None:
+    """Run by each process of torchrun."""
+    torch.set_num_threads(1)
+    processes.join()
+    for kind, settings in KINDS.items():
+        one = train(kind, **settings)
+        state = {**one.state_dict(), "loss": torch.tensor(one.history.loss)}
+        torch.save(state, Path(folder) / f"{kind}-{processes.rank()}.pt")
+    processes.leave()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_processes; test_processes.write({str(folder)!r})"
+    script = folder / "run.py"
+    script.write_text(code)
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        str(script),
+    ]
+    ran = subprocess.run(
+        launch, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_equal_one(two, kind):
+    one = train(kind, **KINDS[kind])
+    expected = {**one.state_dict(), "loss": torch.tensor(one.history.loss)}
+    first, second = (torch.load(two / f"{kind}-{rank}.pt") for rank in (0, 1))
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            first[name], second[name], rtol=0, atol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )
+        torch.testing.assert_close(
+            first[name], value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_in_one_process_nothing_happens():
+    processes.join()
+    x, mask = torch.randn(5, 2), torch.tensor([True, False])
+    assert (processes.world(), processes.rank()) == (1, 0)
+    assert processes.share_of(x) is x and processes.anywhere(mask) is mask
+    processes.leave()
+
+
+def test_a_batch_that_cannot_be_shared(monkeypatch):
+    monkeypatch.setattr(processes, "world", lambda: 2)
+    with pytest.raises(CourseError, match="batch of 5 cannot be shared equally by 2"):
+        processes.share_of(torch.randn(5, 2))
