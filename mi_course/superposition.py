@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mi_course.corpora import generator
 from mi_course.errors import CourseError, nearest
@@ -56,7 +57,8 @@ class Features:
     def __post_init__(self):
         if self.n < 1:
             raise CourseError(f"A world needs at least one feature, not n = {self.n}.")
-        p, weight = torch.as_tensor(self.density, dtype=torch.float), self.weight
+        p = torch.as_tensor(self.density, dtype=torch.float)
+        weight = torch.ones(self.n) if self.importance is None else self.importance
         if not bool(((p > 0) & (p <= 1)).all()):
             raise CourseError(
                 "A density 1−S lies above 0 and at most at 1; sparsity S = 1 would be no feature at all."
@@ -66,7 +68,7 @@ class Features:
                 f"density has shape {list(p.shape)}: a number, [{self.n}], [inst, 1] or [inst, {self.n}]."
             )
         if (
-            weight.ndim > 2
+            weight.ndim not in (1, 2)
             or weight.shape[-1] != self.n
             or not bool((weight.isfinite() & (weight >= 0)).all())
         ):
@@ -102,9 +104,12 @@ class Features:
     def sample(self, batch: int, rng: torch.Generator) -> Float[Tensor, "*inst batch n"]:
         """One draw. With r uniform, the feature is active where r < p, and r/p is then uniform again."""
         p = self.p.unsqueeze(-2) if self.p.ndim == 2 else self.p  # inst 1 n
+        if self.correlation == "independent" and not self.signed:
+            r = torch.rand(batch, self.n, generator=rng) / -p  # r/p where it is below 1, in few passes
+            return nn.functional.threshold_(r, -1.0, -0.0).neg_()
         if self.correlation == "independent":
-            r = torch.rand(batch, self.n, generator=rng) / p
-            value, active = r, r < 1
+            value = torch.rand(batch, self.n, generator=rng) / p
+            active = value < 1
         else:
             sets = self.n // self.set_size
             p = p[..., :: self.set_size] if p.shape[-1] == self.n else p
@@ -120,13 +125,19 @@ class Features:
 
     def losses(self, models: ToyModels, x: Float[Tensor, "*inst batch n"]) -> Float[Tensor, "inst"]:
         """Σ_i I_i (|x_i| − x'_i)² of each model, a mean over the batch."""
-        return (models.squared_errors(x).mean(1) * self.weight.to(x.device)).sum(-1)
+        share = torch.full((x.shape[-2],), 1 / x.shape[-2], device=x.device)
+        relu = models.cfg.output == "relu"
+        return WeightedError.apply(models.before_output(x), x.abs(), self.weight.to(x.device), share, relu)
 
     @torch.no_grad()
     def expected_losses(
         self, models: ToyModels, samples: int = 2**16, seed: int = 10**6, chunk: int = 2**12
     ) -> Float[Tensor, "inst"]:
         """The loss of each model on `samples` fresh inputs, the same for all: what restarts are compared by."""
+        chunk = min(chunk, samples)
+        if chunk < 1:
+            raise CourseError("An expected loss needs samples ≥ 1 and chunk ≥ 1.")
+        affordable(models, chunk, "with a smaller chunk")
         parts = [self.losses(models, self.sample(chunk, generator(seed, i))) for i in range(samples // chunk)]
         return torch.stack(parts).mean(0)
 
@@ -144,6 +155,10 @@ class Quadrature:
             raise CourseError("Terms are enumerated for independent features between 0 and 1.")
         self.n, self.weight = world.n, world.weight
         max_k = self.n if max_k is None else max_k
+        if nodes < 1 or not 0 <= max_k <= self.n:
+            raise CourseError(
+                f"Terms need at least one node and 0 ≤ max_k ≤ {self.n}, not {nodes} and {max_k}."
+            )
         size = sum(math.comb(self.n, k) * nodes**k for k in range(max_k + 1))
         if step_bytes(1, size, self.n) > MAX_BYTES:
             raise CourseError(f"{size:,} points are too many: take fewer nodes, a smaller max_k, or sample.")
@@ -171,8 +186,8 @@ class Quadrature:
 
     def losses(self, models: ToyModels, x: Float[Tensor, "point n"]) -> Float[Tensor, "inst"]:
         """The expected loss of each model, exact up to Gauss's rule."""
-        error = (models.squared_errors(x) * self.weight.unsqueeze(-2)).sum(-1)  # inst point
-        return (error * self.weights).sum(-1)
+        relu = models.cfg.output == "relu"
+        return WeightedError.apply(models.before_output(x), x, self.weight, self.weights, relu)
 
     @torch.no_grad()
     def terms(self, models: ToyModels) -> Float[Tensor, "k inst"]:
@@ -206,6 +221,31 @@ class ToyConfig:
         for name in ("hidden", "output"):
             if getattr(self, name) not in ("linear", "relu"):
                 raise CourseError(f"{name} is 'linear' or 'relu', not {getattr(self, name)!r}.")
+
+
+class WeightedError(torch.autograd.Function):
+    """Σ_i I_i Σ_b share_b (target − output)² of each model: the loss of all worlds.
+
+    Its gradient, 2 I_i share_b (output − target) where a ReLU lets it through, is written out, because autograd
+    goes over the batch twice as often.
+    """
+
+    @staticmethod
+    def forward(ctx, before, target, weight, share, relu: bool):
+        """`before` [inst batch n] the output's ReLU, `target` [*inst batch n], `weight` [*inst n], `share` [*inst batch]."""
+        error = (before.relu() if relu else before.clone()).sub_(target)
+        ctx.save_for_backward(error, before, weight, share)
+        ctx.relu = relu
+        each = share.unsqueeze(-2) @ error.square()  # inst 1 n
+        return (each.squeeze(-2) * weight).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        error, before, weight, share = ctx.saved_tensors
+        passed = torch.ops.aten.threshold_backward(error, before, 0.0) if ctx.relu else error
+        scale = 2 * grad[:, None, None] * weight.unsqueeze(-2)  # inst 1 n
+        return passed * scale * share.unsqueeze(-1), None, None, None, None
 
 
 class ToyModels(nn.Module):
@@ -242,11 +282,19 @@ class ToyModels(nn.Module):
         h = x @ self.W.mT
         return h.relu() if self.cfg.hidden == "relu" else h
 
-    def forward(self, x: Float[Tensor, "*inst batch n"]) -> Float[Tensor, "inst batch n"]:
-        """x' = W_out h + b, through a ReLU unless the output is linear."""
+    def before_output(self, x: Float[Tensor, "*inst batch n"]) -> Float[Tensor, "inst batch n"]:
+        """W_out h + b, which the output's ReLU reads."""
         if x.shape[-1] != self.cfg.n:
             raise CourseError(f"These models read {self.cfg.n} features; x has shape {list(x.shape)}.")
-        out = torch.baddbmm(self.b.unsqueeze(1), self.hidden(x), self.W_out.mT)
+        if x.ndim == 3 and len(x) not in (1, self.instances):
+            raise CourseError(
+                f"x is for {len(x)} models (shape {list(x.shape)}); these are {self.instances}."
+            )
+        return torch.baddbmm(self.b.unsqueeze(1), self.hidden(x), self.W_out.mT)
+
+    def forward(self, x: Float[Tensor, "*inst batch n"]) -> Float[Tensor, "inst batch n"]:
+        """x' = W_out h + b, through a ReLU unless the output is linear."""
+        out = self.before_output(x)
         return out.relu() if self.cfg.output == "relu" else out
 
     def squared_errors(self, x: Float[Tensor, "*inst batch n"]) -> Float[Tensor, "inst batch n"]:
@@ -265,19 +313,62 @@ def with_weights(
     W: Float[Tensor, "*inst m n"], b: Float[Tensor, "*inst n"] | float | int = 0.0, **config
 ) -> ToyModels:
     """Models with W put in by hand: one [m n] or several [inst m n]; `config` are fields of ToyConfig."""
-    W = W[None] if W.ndim == 2 else W
-    if not bool(W.isfinite().all()):
-        raise CourseError("W holds a value that is not finite.")
+    W = checked(W[None] if W.ndim == 2 else W)
+    b = torch.as_tensor(b, dtype=torch.float)
+    if W.ndim != 3:
+        raise CourseError(f"W is [m n] or [inst m n], not of shape {list(W.shape)}.")
+    if b.ndim > 2 or (b.ndim and b.shape[-1] != W.shape[2]) or (b.ndim == 2 and len(b) != len(W)):
+        raise CourseError(
+            f"The bias of a W {list(W.shape)} is a number, [n] or [inst n], not {list(b.shape)}."
+        )
+    if not bool(b.isfinite().all()):
+        raise CourseError("The bias holds a value that is not finite.")
     models = ToyModels(ToyConfig(n=W.shape[2], m=W.shape[1], **config), len(W))
     with torch.no_grad():
         models.W.copy_(W)
-        models.b.copy_(torch.as_tensor(b, dtype=torch.float))
+        models.b.copy_(b)
     return models
+
+
+def checked(W: Tensor) -> Tensor:
+    """W itself, once it is a finite matrix or a batch of them."""
+    if W.ndim < 2:
+        raise CourseError(f"W is [m n], features along its columns, not of shape {list(W.shape)}.")
+    if not bool(W.isfinite().all()):
+        raise CourseError("W holds a value that is not finite.")
+    return W
 
 
 def step_bytes(instances: int, batch: int, n: int) -> int:
     """What a training step needs, roughly: eight arrays of the size of the input, 4 bytes a number."""
     return 8 * 4 * instances * batch * n
+
+
+def affordable(models: ToyModels, batch: int, remedy: str) -> None:
+    """Refuse, before anything is computed, what would not fit into memory."""
+    need = step_bytes(models.instances, batch, models.cfg.n)
+    if need > MAX_BYTES:
+        raise CourseError(
+            f"{models.instances} models at a time need about {need / 2**30:.1f} GiB a step, more than "
+            f"{MAX_BYTES / 2**30:.1f}: take them in {math.ceil(need / MAX_BYTES)} parts, or {remedy}."
+        )
+
+
+def fitting(models: ToyModels, world: Features | Quadrature, batch: int, penalty: Tensor) -> None:
+    """Refuse a world, a batch or a penalty that these models cannot be trained with."""
+    if world.n != models.cfg.n:
+        raise CourseError(f"The world has {world.n} features, the models read {models.cfg.n}.")
+    if batch < 1:
+        raise CourseError(f"A batch has at least one input, not {batch}.")
+    p = world.p if isinstance(world, Features) else world.weights
+    for rows in (p, world.weight):
+        if rows.ndim == 2 and len(rows) not in (1, models.instances):
+            raise CourseError(f"The world is one for {len(rows)} models; these are {models.instances}.")
+    if penalty.ndim > 1 or (penalty.ndim and len(penalty) not in (1, models.instances)):
+        raise CourseError(f"l1 is one number, or one for each of the {models.instances} models.")
+    affordable(
+        models, batch if isinstance(world, Features) else len(world.points), "train with a smaller batch"
+    )
 
 
 def train(
@@ -298,18 +389,8 @@ def train(
     """
     schedule = {key: options.pop(key) for key in ("decay_share", "warmup") if key in options}
     config = TrainConfig(steps, lr, betas=(0.9, 0.999), **({"decay_share": 1.0, "warmup": 0} | schedule))
-    if world.n != models.cfg.n:
-        raise CourseError(f"The world has {world.n} features, the models read {models.cfg.n}.")
-    need = step_bytes(
-        models.instances, batch if isinstance(world, Features) else len(world.points), models.cfg.n
-    )
-    if need > MAX_BYTES:
-        raise CourseError(
-            f"{models.instances} models at a time need about {need / 2**30:.1f} GiB a step, more than "
-            f"{MAX_BYTES / 2**30:.1f}: train them in {math.ceil(need / MAX_BYTES)} parts, or with a smaller batch."
-        )
-
     penalty = torch.as_tensor(l1, dtype=torch.float)
+    fitting(models, world, batch, penalty)
     penalised = bool(penalty.any())
 
     def loss(models: ToyModels, x: Tensor) -> Tensor:
@@ -321,7 +402,9 @@ def train(
 
 def best_of(losses: Float[Tensor, "inst"], restarts: int) -> Int[Tensor, "setting"]:
     """Index of the lowest loss among each setting's restarts, which follow one another along `inst`."""
-    if len(losses) % restarts:
+    if bool(losses.isnan().any()):
+        raise CourseError("A loss is not a number: there is no lowest one.")
+    if restarts < 1 or len(losses) % restarts:
         raise CourseError(
             f"{len(losses)} models are not a whole number of settings with {restarts} restarts each."
         )
@@ -362,7 +445,7 @@ def crossover(importance: float | int | Tensor) -> Float[Tensor, "*shape"]:
 
 def feature_norms(W: Float[Tensor, "*inst m n"]) -> Float[Tensor, "*inst n"]:
     """‖W_i‖, the length of each feature's direction."""
-    return W.norm(dim=-2)
+    return checked(W).norm(dim=-2)
 
 
 def represented(W: Float[Tensor, "*inst m n"], above: float = REPRESENTED) -> Bool[Tensor, "*inst n"]:
@@ -381,6 +464,7 @@ def feature_dimensionality(W: Float[Tensor, "*inst m n"]) -> Float[Tensor, "*ins
     1 for a feature alone, 1/2 in an antipodal pair, 2/5 in a pentagon; 0 for a column of zeros, by definition here.
     ΣD_i ≤ rank W (notebook 04). Elhage et al. (2022), "the geometry of superposition".
     """
+    W = checked(W)
     overlap = (W.mT @ W).square().sum(-1)  # Σ_j (W_i · W_j)², which is ‖W_i‖² Σ_j (Ŵ_i · W_j)²
     return torch.where(overlap > 0, feature_norms(W) ** 4 / overlap.clamp_min(torch.finfo(W.dtype).tiny), 0.0)
 
@@ -419,6 +503,8 @@ def tegum(*shapes: Float[Tensor, "_ _"]) -> Float[Tensor, "m n"]:
 
 def regular_polygon(n: int) -> Float[Tensor, "2 n"]:
     """n unit vectors, evenly round a circle."""
+    if n < 2:
+        raise CourseError(f"A polygon has at least two corners, not {n}.")
     angle = 2 * math.pi * torch.arange(n, dtype=torch.double) / n
     return torch.stack([angle.cos(), angle.sin()])
 
@@ -428,6 +514,8 @@ def square_antiprism(height: float = 1 / math.sqrt(3)) -> Float[Tensor, "3 8"]:
 
     With unit corners D is 3/8 at height 1/√3, where WWᵀ is a multiple of the identity; elsewhere it is not.
     """
+    if not 0 <= height <= 1:
+        raise CourseError(f"Corners on the unit sphere have a height between 0 and 1, not {height}.")
     top = math.pi / 2 * torch.arange(4, dtype=torch.double)
     angle = torch.cat([top, top + math.pi / 4])
     z = torch.tensor([height] * 4 + [-height] * 4, dtype=torch.double)
@@ -470,7 +558,7 @@ def on_list(D: Float[Tensor, "*shape"], levels: Collection[float], within: float
 
 def top_share(W: Float[Tensor, "*inst m n"]) -> Float[Tensor, "*inst m"]:
     """max_i W_ki² / Σ_i W_ki²: the part of a neuron's squared weight that its largest feature holds; 0 when dead."""
-    mass = W.square()
+    mass = checked(W).square()
     total = mass.sum(-1)
     return torch.where(total > 1e-6, mass.amax(-1) / total.clamp_min(1e-12), 0.0)
 
@@ -482,7 +570,7 @@ def monosemantic(W: Float[Tensor, "*inst m n"], above: float = 0.95) -> Bool[Ten
 
 def features_per_neuron(W: Float[Tensor, "*inst m n"]) -> Float[Tensor, "*inst m"]:
     """(Σ_i W_ki²)² / Σ_i W_ki⁴: how many features share a neuron, 1 for one, k for k equal ones; 0 when dead."""
-    mass = W.square()
+    mass = checked(W).square()
     total = mass.sum(-1)
     return torch.where(total > 1e-6, total**2 / mass.square().sum(-1).clamp_min(1e-12), 0.0)
 
@@ -496,6 +584,8 @@ def optimal_attack(W: Float[Tensor, "m n"], feature: int, norm: float | int) -> 
     x'_i changes by (WᵀW)_i · δ to first order, which Cauchy and Schwarz make largest along (WᵀW)_i itself:
     by norm · ‖(WᵀW)_i‖. Without superposition that row is e_i, and the attack is an honest change of x_i alone.
     """
+    if not 0 <= feature < checked(W).shape[1]:
+        raise CourseError(f"There is no feature {feature} among {W.shape[1]}.")
     row = W[:, feature] @ W
     if not float(row.norm()) > 0:
         raise CourseError(
