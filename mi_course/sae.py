@@ -28,6 +28,7 @@ from mi_course.models import read_checked, save_checked, shipped_path, write_ato
 from mi_course.training import History, TrainConfig, fit
 
 KINDS = ("relu", "relu_norm", "topk", "batchtopk", "jumprelu", "gated")
+WHILE_TRAINING = ("silent", "step")  # buffers that are no part of the result
 ALL_DEAD = 20  # steps in which no feature is active: training stops
 UNIT_DECODER = ("relu", "topk", "batchtopk", "gated")  # rows of W_dec are kept at length 1
 
@@ -152,6 +153,8 @@ class SparseAutoencoder(nn.Module):
         """Take the scale and the bias from a sample: E‖x·scale‖² = d_in, b_dec its geometric median."""
         check_activations(x, self.cfg.d_in)
         x = x.float()
+        if not bool(x.any()):
+            raise CourseError("All activations are zero: there is no scale to take from them.")
         self.scale.copy_((self.cfg.d_in / x.square().sum(-1).mean()).sqrt())
         self.b_dec.copy_(geometric_median(x * self.scale))
         return self
@@ -167,6 +170,7 @@ class SparseAutoencoder(nn.Module):
     def save(self, path: str | Path, *, half: bool = False, **card) -> Path:
         """Write `path`.safetensors and its card; `half` stores 16-bit floats."""
         state = {name: value.detach().cpu() for name, value in self.state_dict().items()}
+        state = {name: value for name, value in state.items() if name not in WHILE_TRAINING}
         if half:
             state = {name: v.half() if v.ndim > 1 else v for name, v in state.items()}
         return save_checked(path, state, sae=asdict(self.cfg), **card)

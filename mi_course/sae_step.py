@@ -147,6 +147,7 @@ def product(a: Float[Tensor, "batch d_sae"], b: Float[Tensor, "batch d_in"], wor
     )
 
 
+@torch.no_grad()
 def choose(x_c, W_encT, b_enc, k: int, work: Work) -> Int[Tensor, "batch k"]:
     """The k features with the largest pre-activations of each input."""
     x, W, bias = work.cast("x", x_c), work.cast("W", W_encT), b_enc.to(work.dtype)
