@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 # One thread per process and fixed hashes, both where notebooks are stored and where they are compared.
 STEADY := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 TQDM_DISABLE=1 HF_HUB_OFFLINE=1
 
-.PHONY: help setup run lab test lint train bench site test-pythons
+.PHONY: help setup run lab test lint train bench site test-pythons test-saelens
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -52,3 +52,8 @@ test-pythons: ## make test on every Python 3.10–3.13 found here
 	  if [ -z "$$py" ]; then echo "== Python $$v: not on this machine, not tested"; \
 	  elif $(MAKE) test VENV=.venv-$$v PYTHON=$$py; then echo "== Python $$v: passed"; \
 	  else echo "== Python $$v: FAILED"; failed=1; fi; done; test -z "$$failed"
+
+test-saelens: setup  ## SAELens, in an environment of its own, reads our autoencoders and we read its
+	@test -e build/saelens/.ready || { $(PYTHON) -m venv build/saelens && \
+	  build/saelens/bin/python -m pip install -q --disable-pip-version-check torch sae-lens==6.54.12 && touch build/saelens/.ready; }
+	$(STEADY) $(BIN)/python -m pytest tests/test_saelens.py
