@@ -99,35 +99,36 @@ class Features:
 
         All models of a step see the same random numbers, so one trained alone sees what it would see in company.
         """
-        return lambda step: self.sample(batch, generator(seed, step))
+        return lambda step: self.draw(batch, generator(seed, step)).mT
 
     def sample(self, batch: int, rng: torch.Generator) -> Float[Tensor, "*inst batch n"]:
         """One draw. With r uniform, the feature is active where r < p, and r/p is then uniform again."""
-        p = self.p.unsqueeze(-2) if self.p.ndim == 2 else self.p  # inst 1 n
+        return self.draw(batch, rng).mT.contiguous()
+
+    def draw(self, batch: int, rng: torch.Generator) -> Float[Tensor, "*inst n batch"]:
+        """The same with the batch last, which is how models of few features compute fastest."""
+        p, uniform = self.p.unsqueeze(-1), lambda rows: torch.rand(batch, rows, generator=rng).T.contiguous()
         if self.correlation == "independent" and not self.signed:
-            r = torch.rand(batch, self.n, generator=rng) / -p  # r/p where it is below 1, in few passes
+            r = uniform(self.n) / -p  # r/p where that is below 1, in few passes
             return nn.functional.threshold_(r, -1.0, -0.0).neg_()
         if self.correlation == "independent":
-            value = torch.rand(batch, self.n, generator=rng) / p
+            value = uniform(self.n) / p
             active = value < 1
         else:
-            sets = self.n // self.set_size
-            p = p[..., :: self.set_size] if p.shape[-1] == self.n else p
-            gate = torch.rand(batch, sets, generator=rng) / p
-            value = torch.rand(batch, self.n, generator=rng)
-            active = (gate < 1).repeat_interleave(self.set_size, -1)
+            p = p[..., :: self.set_size, :] if p.shape[-2] == self.n else p
+            gate = uniform(self.n // self.set_size) / p
+            value = uniform(self.n)
+            active = (gate < 1).repeat_interleave(self.set_size, -2)
             if self.correlation == "apart":
-                member = torch.arange(self.n) % self.set_size
-                active = active & (
-                    (gate * self.set_size).long().repeat_interleave(self.set_size, -1) == member
-                )
+                member = torch.arange(self.n)[:, None] % self.set_size
+                active &= (gate * self.set_size).long().repeat_interleave(self.set_size, -2) == member
         return torch.where(active, 2 * value - 1 if self.signed else value, 0.0)
 
     def losses(self, models: ToyModels, x: Float[Tensor, "*inst batch n"]) -> Float[Tensor, "inst"]:
         """Σ_i I_i (|x_i| − x'_i)² of each model, a mean over the batch."""
-        share = torch.full((x.shape[-2],), 1 / x.shape[-2], device=x.device)
+        target, weight = x.abs() if self.signed else x, self.weight.to(x.device) / x.shape[-2]
         relu = models.cfg.output == "relu"
-        return WeightedError.apply(models.before_output(x), x.abs(), self.weight.to(x.device), share, relu)
+        return WeightedError.apply(models.before_output(x), target, weight, None, relu)
 
     @torch.no_grad()
     def expected_losses(
@@ -138,7 +139,9 @@ class Features:
         if chunk < 1:
             raise CourseError("An expected loss needs samples ≥ 1 and chunk ≥ 1.")
         affordable(models, chunk, "with a smaller chunk")
-        parts = [self.losses(models, self.sample(chunk, generator(seed, i))) for i in range(samples // chunk)]
+        parts = [
+            self.losses(models, self.draw(chunk, generator(seed, i)).mT) for i in range(samples // chunk)
+        ]
         return torch.stack(parts).mean(0)
 
 
@@ -177,7 +180,7 @@ class Quadrature:
                 points.append(here)
                 weights.append(torch.where(on, p, 1 - p).prod(-1, keepdim=True) * share)
                 terms.append(torch.full((len(grid),), k))
-        self.points, self.weights = torch.cat(points), torch.cat(weights, -1)
+        self.points, self.weights = torch.cat(points).T.contiguous().T, torch.cat(weights, -1)
         self.k = torch.cat(terms)
 
     def sampler(self, batch: int = 0, seed: int = 0) -> Callable[[int], Tensor]:
@@ -232,12 +235,15 @@ class WeightedError(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, before, target, weight, share, relu: bool):
-        """`before` [inst batch n] the output's ReLU, `target` [*inst batch n], `weight` [*inst n], `share` [*inst batch]."""
+        """`before` [inst batch n] the output's ReLU, `target` [*inst batch n], `weight` [*inst n], `share` [*inst batch]
+        or None, all 1.
+        """
         error = (before.relu() if relu else before.clone()).sub_(target)
         ctx.save_for_backward(error, before, weight, share)
         ctx.relu = relu
-        each = share.unsqueeze(-2) @ error.square()  # inst 1 n
-        return (each.squeeze(-2) * weight).sum(-1)
+        square = error.square()
+        each = square.sum(-2) if share is None else (square.mT @ share.unsqueeze(-1)).squeeze(-1)  # inst n
+        return (each * weight).sum(-1)
 
     @staticmethod
     @once_differentiable
@@ -245,7 +251,8 @@ class WeightedError(torch.autograd.Function):
         error, before, weight, share = ctx.saved_tensors
         passed = torch.ops.aten.threshold_backward(error, before, 0.0) if ctx.relu else error
         scale = 2 * grad[:, None, None] * weight.unsqueeze(-2)  # inst 1 n
-        return passed * scale * share.unsqueeze(-1), None, None, None, None
+        gradient = passed * scale if share is None else (passed * scale).mul_(share.unsqueeze(-1))
+        return gradient, None, None, None, None
 
 
 class ToyModels(nn.Module):
@@ -279,7 +286,7 @@ class ToyModels(nn.Module):
 
     def hidden(self, x: Float[Tensor, "*inst batch n"]) -> Float[Tensor, "inst batch m"]:
         """h = W x, or its ReLU."""
-        h = x @ self.W.mT
+        h = (self.W @ x.mT).mT
         return h.relu() if self.cfg.hidden == "relu" else h
 
     def before_output(self, x: Float[Tensor, "*inst batch n"]) -> Float[Tensor, "inst batch n"]:
@@ -290,7 +297,7 @@ class ToyModels(nn.Module):
             raise CourseError(
                 f"x is for {len(x)} models (shape {list(x.shape)}); these are {self.instances}."
             )
-        return torch.baddbmm(self.b.unsqueeze(1), self.hidden(x), self.W_out.mT)
+        return torch.baddbmm(self.b.unsqueeze(-1), self.W_out, self.hidden(x).mT).mT
 
     def forward(self, x: Float[Tensor, "*inst batch n"]) -> Float[Tensor, "inst batch n"]:
         """x' = W_out h + b, through a ReLU unless the output is linear."""
