@@ -41,6 +41,12 @@ SKIP_FOLDERS |= {"__pycache__", "_bundled", "ensurepip", "lib-dynload", "__phell
 SKIP_FILES = {"html/entities.py", "keyword.py", "token.py", "LICENSE.txt", "this.py", "antigravity.py"}
 RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
+# Byte-level vocabularies write each byte as one printable character: those that are printable as they are, the
+# others, in order, as the characters from 256 on.
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTE_OF = {chr(byte): byte for byte in PRINTABLE}
+BYTE_OF |= {chr(256 + i): byte for i, byte in enumerate(b for b in range(256) if b not in PRINTABLE)}
+
 
 def visible(text: str) -> str:
     """A token as a word to look at: ⏎ for a new line, ⇥ for a tab, · for a blank at either end, ·⁷ for seven."""
@@ -89,7 +95,16 @@ class Corpus:
     @cached_property
     def vocabulary(self) -> list[str]:
         """Every token as a printable string, in the order of the ids; different tokens look different."""
-        return [visible(self.decode([t])) for t in range(self.d_vocab)]
+        return [visible(self._text(t)) for t in range(self.d_vocab)]
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token of a byte-level vocabulary: a token may be a piece of a letter."""
+        return bytes(BYTE_OF[letter] for letter in self.tokenizer.id_to_token(token))
+
+    def _text(self, token: int) -> str:
+        """The text of one token; a piece of a letter is shown by its bytes, as in \\xd8."""
+        text = self.decode([token])
+        return self.token_bytes(token).decode(errors="backslashreplace") if "\ufffd" in text else text
 
     def token(self, text: str) -> int:
         """The id of a text that is exactly one token."""
