@@ -103,14 +103,20 @@ def dispatch(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    from mi_course import recipes
+    from mi_course import processes, recipes
 
     if args.list or not args.name:
         for recipe in recipes.everything().values():
             cost = f"{recipe.minutes:g} min on {recipe.device}, {recipe.megabytes:g} MB"
             print(f"{recipe.name:24} {cost:28} {recipe.what}")
         return 0 if args.list else 2
-    path = recipes.train(args.name, seed=args.seed, out=args.out, device=args.device)
+    try:
+        processes.join(args.name)
+        path = recipes.train(args.name, seed=args.seed, out=args.out, device=args.device)
+        if processes.rank() > 0:
+            return 0  # the first process wrote the file
+    finally:
+        processes.leave()
     if args.name.startswith("toy-"):
         from mi_course import toy_recipes
 

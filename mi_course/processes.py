@@ -16,12 +16,13 @@ from torch import Tensor
 from mi_course.errors import CourseError
 
 
-def join() -> None:
-    """Meet the other processes of torchrun: over NCCL where each has a GPU, else over gloo."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        dist.init_process_group(
-            "nccl" if torch.cuda.device_count() >= int(os.environ["LOCAL_WORLD_SIZE"]) else "gloo"
-        )
+def join(name: str = "sae-") -> None:
+    """Meet the other processes of torchrun, to train an autoencoder: tensors on a GPU over NCCL, others over gloo."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        return
+    if not name.startswith("sae-"):
+        raise CourseError(f"{name} trains in one process; only autoencoders (sae-…) share their batches.")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
 
 def leave() -> None:

@@ -588,7 +588,7 @@ def resample_(
     if not n:
         return torch.empty(0, dtype=torch.long)
     squared = (sae.scale * (x - sae(x))).square().sum(-1).square()  # loss²
-    picked = torch.multinomial(squared, n, replacement=n > len(x), generator=generator(seed))
+    picked = torch.multinomial(squared.cpu(), n, replacement=n > len(x), generator=generator(seed))
     direction = x[picked] * sae.scale - sae.b_dec
     direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(1e-8)
     alive = sae.W_enc[:, ~dead].norm(dim=0).mean() if bool((~dead).any()) else torch.tensor(1.0)

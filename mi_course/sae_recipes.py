@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_course import sae, scripts
+from mi_course import processes, sae, scripts
 from mi_course.claims import data_dir
 from mi_course.corpora import generator
 from mi_course.models import TinyTransformer, load, next_token_loss
@@ -137,6 +137,8 @@ def train(
 
     partial = out / f"{name}.partial"
     history = sae.train(encoder, sample, training, progress=progress, checkpoint=partial)
+    if processes.rank() > 0:
+        return out / f"{name}.safetensors"  # the first process measures and writes
     minutes = round((time.perf_counter() - began) / 60, 1)
     full = measure(encoder, model, corpus)
     path = encoder.save(out / name, half=True, recipe=name, what=recipe.what, model=recipe.model,

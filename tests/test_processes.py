@@ -88,3 +88,9 @@ def test_a_batch_that_cannot_be_shared(monkeypatch):
     monkeypatch.setattr(processes, "world", lambda: 2)
     with pytest.raises(CourseError, match="batch of 5 cannot be shared equally by 2"):
         processes.share_of(torch.randn(5, 2))
+
+
+def test_only_autoencoders_share_batches(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(CourseError, match="mlp-1l trains in one process"):
+        processes.join("mlp-1l")
