@@ -16,7 +16,7 @@ from mi_course import course
 from mi_course.claims import Row, Scoreboard, data_dir
 from mi_course.errors import CourseError
 
-LINE = re.compile(r"^SEED = 0$", re.MULTILINE)
+LINE = re.compile(r"^SEED = 0\b", re.MULTILINE)
 
 
 def with_seed(path: Path, seed: int, folder: Path) -> Path:

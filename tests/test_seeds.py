@@ -16,10 +16,10 @@ def notebook(folder, *sources):
 
 
 def test_only_the_line_of_the_seed_changes(tmp_path):
-    path = notebook(tmp_path, "SEED = 0", "x = SEED + 1\nSEED_B = 0")
+    path = notebook(tmp_path, "SEED = 0  # all", "x = SEED + 1\nSEED_B = 0")
     copy = nbformat.read(seeds.with_seed(path, 2, tmp_path / "out"), as_version=4)
-    assert [cell.source for cell in copy.cells] == ["SEED = 2", "x = SEED + 1\nSEED_B = 0"]
-    assert nbformat.read(path, as_version=4).cells[0].source == "SEED = 0"
+    assert [cell.source for cell in copy.cells] == ["SEED = 2  # all", "x = SEED + 1\nSEED_B = 0"]
+    assert nbformat.read(path, as_version=4).cells[0].source == "SEED = 0  # all"
 
 
 @pytest.mark.parametrize("sources", [("x = 1",), ("SEED = 0", "SEED = 0")])
