@@ -505,7 +505,7 @@ def index_of(pages: Sequence[FeaturePage]) -> str:
             f'<tr data-text="{escape(text)}"><th scope="row"><a href="{file_name(page)}">{page.feature}</a></th>'
             f"<td>{escape(page.label)}</td><td>{'–' if r is None else number(r, 2)}</td>"
             f"<td>{number(100 * page.facts['active on'], 2)}%</td>"
-            f"<td><code>{'</code> <code>'.join(map(escape, page.tokens))}</code></td><td>{escape(page.of)}</td></tr>"
+            f"<td>{' '.join(f'<code dir=ltr>{escape(token)}</code>' for token in page.tokens)}</td><td>{escape(page.of)}</td></tr>"
         )
     names = ("feature", "script", "r with its proxy", "active on", "raises", "autoencoder")
     head = "".join(f'<th scope="col">{name}</th>' for name in names)

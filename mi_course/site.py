@@ -4,10 +4,12 @@ nbconvert makes the pages; MathJax lies beside them, and the CircuitsVis library
 needs it, so that reading asks for nothing from outside.
 """
 
+import hashlib
 import html
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import nbformat
@@ -81,7 +83,12 @@ def build() -> str:
         )
         course.write(folder / "site" / f"{name}.html", page_of(nb, name, around))
     shutil.copy(claims.data_dir() / "site" / "mathjax.js", folder / "site")
-    course.write(folder / "site" / "index.html", index(dict(zip(names, notebooks)), board))
+    gallery = (
+        feature_gallery(folder / "site" / "features") if any(n.startswith("05") for n in names) else None
+    )
+    course.write(
+        folder / "site" / "index.html", index(dict(zip(names, notebooks)), board, gallery is not None)
+    )
     return f"{board}\n\nThe site: {(folder / 'site' / 'index.html').as_uri()}"
 
 
@@ -146,7 +153,9 @@ def inline(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
-def index(notebooks: dict[str, nbformat.NotebookNode], board: claims.Scoreboard) -> str:
+def index(
+    notebooks: dict[str, nbformat.NotebookNode], board: claims.Scoreboard, gallery: bool = False
+) -> str:
     """The path through the course, and every claim with its verdict and numbers."""
     path = "".join(
         f'<tr><th scope="row"><a href="{name}.html">{inline(title_of(nb, name))}</a></th>'
@@ -163,6 +172,11 @@ def index(notebooks: dict[str, nbformat.NotebookNode], board: claims.Scoreboard)
         "answers it on a model small enough to hold in the head, and settles what the papers claim.</p>"
         "<h2 id='path'>The path</h2>"
         + _table(["notebook", "question", "measured"], path)
+        + (
+            "<p><a href='features/index.html'>The features</a> of notebook 05, a page each.</p>"
+            if gallery
+            else ""
+        )
         + f"<h2 id='claims'>The claims</h2><p>{len(board.rows)} claims: {html.escape(counts)}. ★ marks a core claim. "
         "A verdict follows from the bounds, which were written down before the run.</p>"
         + _table(["claim", "in our words", "verdict", "measured (bound)", "where"], settled)
@@ -204,3 +218,47 @@ def settling_cell(nb: nbformat.NotebookNode, claim: str) -> str | None:
         if "data-mi-claim" in outputs and f"&quot;claim&quot;: &quot;{claim}&quot;" in outputs:
             return cell.id
     return None
+
+
+# --- the features of notebook 05 -------------------------------------------------------------------
+
+GALLERY = ("sae-512-l3", "sae-2048-l3")
+
+
+def feature_gallery(folder: Path) -> Path | None:
+    """A page for chosen features of two shipped autoencoders; kept while autoencoders, Python and code stay the same."""
+    from mi_course import features, models
+
+    shipped = [name for name in GALLERY if name in models.checkpoint_names("sae")]
+    if not shipped:
+        return None
+    cards = [(claims.data_dir() / "checkpoints" / f"{name}.json").read_bytes() for name in shipped]
+    made_of = hashlib.sha256(
+        b"".join([*cards, Path(features.__file__).read_bytes(), sys.version.encode()])
+    ).hexdigest()
+    stamp, index = folder / "made_of.txt", folder / "index.html"
+    if stamp.exists() and stamp.read_text() == made_of and index.exists():
+        return index
+    pages = [page for name in shipped for page in feature_pages(name)]
+    wrap = lambda title, nav, body: PAGE.format(
+        title=html.escape(title), style=STYLE, head="", nav=nav, body=body
+    )
+    features.gallery(pages, folder, wrap=wrap, home='<a href="../index.html">mi_course</a>')
+    stamp.write_text(made_of)
+    return index
+
+
+def feature_pages(name: str, per_script: int = 2, others: int = 10) -> list:
+    """Pages for the features that follow each script best, and for some others, from rare to frequent."""
+    from mi_course import features, models, sae, scripts
+
+    autoencoder, corpus = sae.SparseAutoencoder.load(name).requires_grad_(False), scripts.script_text()
+    model = models.load(autoencoder.card["model"]).requires_grad_(False)
+    first = features.record(autoencoder, model, corpus, windows=150)
+    alive = (first.density > 0).nonzero()[:, 0]
+    ranked = alive[first.density[alive].argsort()]
+    spread = ranked[[len(ranked) * k // others for k in range(others)]].tolist()
+    of_scripts = first.proxies.topk(per_script, dim=0).indices.T.flatten().tolist()
+    chosen = list(dict.fromkeys([*of_scripts, *spread]))
+    recording = features.record(autoencoder, model, corpus, chosen)
+    return [features.feature_page(autoencoder, model, corpus, i, recording=recording) for i in chosen]

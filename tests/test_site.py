@@ -99,3 +99,29 @@ def test_the_executed_copy_is_shown_unless_the_stored_one_is_newer(clone):
     assert site.newest(stored) != stored
     os.utime(stored, (2e9, 2e9))
     assert site.newest(stored) == stored
+
+
+def test_the_gallery_of_features_is_made_once(tmp_path, monkeypatch):
+    from mi_course import features, models
+
+    made = []
+
+    def pages(name):
+        made.append(name)
+        facts = {"active on": 0.01, "r with the proxy": 0.7}
+        return [
+            features.FeaturePage(i, "arabic", name, facts, ("a", "ا\\xd8"), (1 - i,), "<p>body</p>")
+            for i in (0, 1)
+        ]
+
+    monkeypatch.setattr(site, "feature_pages", pages)
+    index = site.feature_gallery(tmp_path / "features")
+    if index is None:
+        pytest.skip("no autoencoder is shipped")
+    assert made and site.feature_gallery(tmp_path / "features") == index and len(made) == len(set(made))
+    text = index.read_text(encoding="utf-8")
+    assert 'href="../index.html"' in text and text.count("data-text=") == 2 * len(made)
+    for page in index.parent.glob("*.html"):
+        assert not REQUESTS.search(page.read_text(encoding="utf-8").replace('href="data:,"', ""))
+    monkeypatch.setattr(models, "checkpoint_names", lambda kind: [])
+    assert site.feature_gallery(tmp_path / "none") is None
