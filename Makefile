@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 # One thread per process and fixed hashes, both where notebooks are stored and where they are compared.
 STEADY := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 TQDM_DISABLE=1 HF_HUB_OFFLINE=1
 
-.PHONY: help setup run lab test lint train bench site test-pythons test-saelens
+.PHONY: help setup run lab test lint train bench bench-sae site test-pythons test-saelens
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -41,6 +41,13 @@ train: setup  ## rebuild a shipped checkpoint: make train NAME=… (without NAME
 
 bench: setup  ## speed and memory against a plain PyTorch model and the TransformerLens bridge
 	@$(STEADY) $(BIN)/python -m benchmarks
+
+bench-sae: setup  ## autoencoder training steps against sae-lens, dictionary-learning and eai-sparsify
+	@test -e build/peers/.ready || { $(PYTHON) -m venv build/peers && build/peers/bin/python -m pip install -q uv && \
+	  build/peers/bin/uv pip install -q --python build/peers/bin/python $(addprefix --find-links ,$(PIP_FIND_LINKS)) \
+	    torch==2.13.0 sae-lens==6.54.12 dictionary-learning==0.1.0 eai-sparsify==1.3.3 && \
+	  { build/peers/bin/uv pip uninstall -q --python build/peers/bin/python torchvision || true; } && touch build/peers/.ready; }
+	@OMP_NUM_THREADS=$(or $(THREADS),1) $(BIN)/python -W ignore -m benchmarks.sae build/peers/bin/python
 
 site: setup  ## the offline site from the notebooks as they are stored
 	@$(BIN)/python -m mi_course site

@@ -1,0 +1,260 @@
+"""A training step of an autoencoder, 512 → 4096, against a plain dense PyTorch step and against other libraries.
+
+`run()` is part of `make bench`. `make bench-sae` builds build/peers with sae-lens, dictionary-learning and
+eai-sparsify and runs `python -m benchmarks.sae build/peers/bin/python`: each library in a process of its own, one
+step of each in turn (A B C … A B C …), the same planted activations, rate and batch for all, the library's own
+training step as it ships.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+
+import torch
+from safetensors.torch import save_file
+
+from benchmarks import ratio
+from mi_course import sae
+from mi_course.corpora import generator
+from mi_course.course import cpu_model
+from mi_course.training import TrainConfig, optimizers
+
+D_IN, D_SAE, BATCH, K, L1, LR = 512, 4096, 4096, 32, 5.0, 1e-3
+HERE = Path(__file__).parent
+# library, kind, bfloat16 autocast (sae-lens offers it; dictionary-learning under a wrapper of ours), the goal for us
+PEERS = [("sparsify", "topk", False, 5.0), ("sae_lens", "topk", False, 5.0), ("sae_lens", "topk", True, None),
+         ("dictionary_learning", "topk", False, 5.0), ("sae_lens", "relu", False, 4.0), ("sae_lens", "relu", True, 1.4),
+         ("dictionary_learning", "relu", False, 4.0)]  # fmt: skip
+
+
+def planted(batches: int, seed: int = 5) -> torch.Tensor:
+    """Activations of 3072 sparse factors, about 24 at a time, scaled so that E‖x‖² = 512."""
+    factors = torch.randn(3072, D_IN, generator=generator(1234567))  # no autoencoder starts from this draw
+    rows = []
+    for i in range(batches):
+        rng = generator(seed, i)
+        on = torch.rand(BATCH, 3072, generator=rng) < 24 / 3072
+        rows.append((on * torch.rand(BATCH, 3072, generator=rng)) @ factors)
+    x = torch.cat(rows)
+    return x * (D_IN / x.square().sum(1).mean()).sqrt()
+
+
+class Course:
+    """Our step as `sae.train` takes it: loss and gradients, projection, fused Adam, unit length, counts."""
+
+    def __init__(self, kind: str, half: bool | None = None):
+        self.sae = sae.SparseAutoencoder(
+            sae.SaeConfig(D_IN, D_SAE, kind, l1=L1 if kind == "relu" else 0, k=K, seed=3)
+        )
+        self.upkeep = sae.Upkeep(self.sae, sae.SaeTraining(10**6, batch=BATCH, penalty_warmup=0))
+        if half is not None:
+            self.upkeep.work.half = half
+        (self.optimizer,) = optimizers(self.sae, TrainConfig(1, LR, betas=(0.9, 0.999)))
+        self.sae.train()
+
+    def step(self, x: torch.Tensor) -> None:
+        loss = self.upkeep.loss(self.sae, x)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.upkeep.after(self.sae, int(self.sae.step), [self.optimizer])
+
+    @torch.no_grad()
+    def fvu(self, x: torch.Tensor) -> float:
+        return sae.fvu(x, self.sae(x))
+
+
+class Plain:
+    """The same as one would write it: autograd, dense features, Adam as PyTorch gives it."""
+
+    def __init__(self, kind: str, autocast: bool):
+        start = sae.SparseAutoencoder(sae.SaeConfig(D_IN, D_SAE, seed=3))
+        self.W_enc, self.b_enc, self.W_dec, self.b_dec = self.parameters = [
+            p.detach().clone().contiguous().requires_grad_()
+            for p in (start.W_enc, start.b_enc, start.W_dec, start.b_dec)
+        ]
+        self.kind, self.autocast = kind, autocast
+        self.optimizer = torch.optim.Adam(self.parameters, LR)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        f = ((x - self.b_dec) @ self.W_enc + self.b_enc).relu()
+        if self.kind == "topk":
+            top = f.topk(K, dim=-1, sorted=False)
+            f = torch.zeros_like(f).scatter(-1, top.indices, top.values)
+        return f, f @ self.W_dec + self.b_dec
+
+    def step(self, x: torch.Tensor) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            f, x_hat = self.forward(x)
+            loss = (x - x_hat).square().sum(-1).mean() + (L1 * f.sum(-1).mean() if self.kind == "relu" else 0)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.W_dec.grad = sae.projected(self.W_dec.grad, self.W_dec.detach())
+        self.optimizer.step()
+        with torch.no_grad():
+            self.W_dec /= self.W_dec.norm(dim=1, keepdim=True)
+
+    @torch.no_grad()
+    def fvu(self, x: torch.Tensor) -> float:
+        return sae.fvu(x, self.forward(x)[1])
+
+
+def take(one: Course | Plain, batches) -> None:
+    """One step on the next batch."""
+    one.step(next(batches))
+
+
+def peak_share(samples: float, kind: str, half: bool) -> str:
+    """The large products a step really takes, as a share of what one such product reaches on this machine."""
+    dtype = torch.bfloat16 if half else torch.float32
+    a, b = torch.ones(BATCH, D_IN).to(dtype), torch.ones(D_IN, D_SAE).to(dtype)
+    out, seconds = torch.empty(BATCH, D_SAE, dtype=dtype), []
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    for _ in range(7):
+        start = clock()
+        torch.mm(a, b, out=out)
+        seconds.append(clock() - start)
+    peak = 2 * BATCH * D_IN * D_SAE / min(seconds)
+    products = 5 if kind == "relu" else 1 + 5 * K / D_SAE  # topk: one dense, five on the support
+    return (
+        f"{products * 2 * D_IN * D_SAE * samples / peak:.0%} of the {peak / 1e9:.0f} GFLOP/s of one product"
+    )
+
+
+def row(
+    name: str, peer: str, ours: float, theirs: float, ratios: list[float], goal, agree: str, more: str
+) -> dict:
+    ratios = sorted(ratios)
+    return {
+        "name": name, "peer": peer, "goal": goal, "agree": agree,
+        "settings": f"{D_IN} → {D_SAE}, batch {BATCH}, {torch.get_num_threads()} thread(s); ours {more}",
+        "ours": f"{BATCH / ours:,.0f}/s", "theirs": f"{BATCH / theirs:,.0f}/s", "ratio": median(ratios),
+        "range": (ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]),
+    }  # fmt: skip
+
+
+def run(rounds: int = 5) -> list[dict]:
+    """Our step against the plain dense one, in float32 against float32 and as each does best."""
+    x, held_out, rows = planted(4).split(BATCH), planted(1, seed=6), []
+    for kind in ("topk", "relu"):
+        for autocast in (False, True):
+            half = None if autocast else False
+            ours, theirs = Course(kind, half), Plain(kind, autocast)
+            pair = [partial(take, one, cycle(x)) for one in (ours, theirs)]
+            timing = ratio(*pair, rounds=rounds, calls=1)
+            agree = f"FVU {ours.fvu(held_out):.3f} and {theirs.fvu(held_out):.3f} after {rounds + 1} steps"
+            half = ours.upkeep.work.half
+            more = f"in {'bfloat16' if half else 'float32'}, {peak_share(BATCH / timing['ours'], kind, half)}"
+            rows.append(row(f"autoencoder step, {kind}", f"plain dense PyTorch{', bfloat16 autocast' * autocast}",
+                            timing["ours"], timing["peer"], [timing["ratio"], *timing["range"]], None, agree, more))  # fmt: skip
+            ours.upkeep.end()
+    return rows
+
+
+# -- other libraries, each in a process of its own ------------------------------------------------
+
+
+class Peer:
+    """A library's trainer in its own environment; see sae_peers.py."""
+
+    def __init__(self, python: str, folder: str, library: str, kind: str, autocast: bool):
+        self.library, self.kind, self.name = library, kind, library + " under bfloat16 autocast" * autocast
+        command = [python, str(HERE / "sae_peers.py"), folder, library, kind, str(int(autocast)),
+                   str(torch.get_num_threads())]  # fmt: skip
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.version = self.process.stdout.readline().strip()
+        if not self.version:
+            raise RuntimeError(f"{library} did not start")
+
+    def ask(self, question: str) -> float:
+        """`step n`: seconds for n steps; `fvu`: on held-out activations."""
+        print(question, file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline().split()[-1])
+
+
+class Ours:
+    """The course answers the same questions."""
+
+    def __init__(self, x: tuple, held_out: torch.Tensor, kind: str, half: bool | None):
+        self.course, self.kind, self.n, self.x, self.held_out = Course(kind, half), kind, 0, x, held_out
+        self.name = f"ours {'bfloat16' if self.course.upkeep.work.half else 'float32'}"
+
+    def ask(self, question: str) -> float:
+        if question == "fvu":
+            return self.course.fvu(self.held_out)
+        clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+        start = clock()
+        for _ in range(int(question.split()[1])):
+            self.course.step(self.x[self.n % len(self.x)])
+            self.n += 1
+        return clock() - start
+
+
+def against_peers(python: str, rounds: int = 5, steps: int = 40) -> list[dict]:
+    """All libraries and both of our precisions in turn; FVU after `steps` steps, the timed ones among them."""
+    x, held_out = planted(8).split(BATCH), planted(1, seed=6)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        save_file({"x": torch.stack(x), "held_out": held_out}, Path(folder) / "data.safetensors")
+        for kind in ("topk", "relu"):
+            ours = [Ours(x, held_out, kind, half) for half in (None, False)]
+            peers, goals = [], []
+            for library, its_kind, autocast, goal in PEERS:
+                if its_kind == kind:
+                    try:
+                        peers.append(Peer(python, folder, library, kind, autocast))
+                        goals.append(goal)
+                    except RuntimeError as error:
+                        print(f"not measured: {error}", file=sys.stderr)
+            everyone = [*ours, *peers]
+            seconds = [[one.ask("step 1") for one in everyone] for _ in range(rounds + 1)][
+                1:
+            ]  # one to warm up
+            for one in everyone:
+                one.ask(f"step {steps - rounds - 1}")
+            fvus = [one.ask("fvu") for one in everyone]
+            for i, mine in enumerate(ours):
+                for j, (peer, goal) in enumerate(zip(peers, goals, strict=True), len(ours)):
+                    own, theirs = [median(r[c] for r in seconds) for c in (i, j)]
+                    half = mine.course.upkeep.work.half
+                    rows.append(row(f"autoencoder step, {kind}", f"{peer.name} {peer.version}", own, theirs,
+                                    [r[j] / r[i] for r in seconds], goal if half else None,
+                                    f"FVU {fvus[i]:.3f} and {fvus[j]:.3f} after {steps} steps",
+                                    f"{mine.name[5:]}, {peak_share(BATCH / own, kind, half)}"))  # fmt: skip
+            for peer in peers:
+                peer.process.stdin.close()
+                peer.process.wait()
+    return rows
+
+
+def main(python: str, rounds: str = "5", steps: str = "40") -> None:
+    """Print the table and keep it in benchmarks/SAE.md."""
+    rows = against_peers(python, int(rounds), int(steps))
+    lines = [
+        "# Autoencoder training steps against other libraries", "",
+        f"Samples a second of whole training steps, each library in its own process and as it ships, one step of each in turn; "
+        f"{rounds} rounds, the median ratio with its 10–90% range; learning rate {LR}, λ {L1}, k {K}; glibc's allocator as it is. "
+        f"{'One thread each, processor seconds, which other work on the machine disturbs least' if torch.get_num_threads() == 1 else 'Wall seconds'}.",
+        "", f"{cpu_model()}, torch {torch.__version__}.",
+        "", "| step | settings | peer | ours | theirs | ratio (10–90%) | goal | same result? |",
+        "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for r in rows:
+        low, high = r["range"]
+        goal = "–" if r["goal"] is None else f"≥ {r['goal']:g}× {'✔' if r['ratio'] >= r['goal'] else '✘'}"
+        lines.append(f"| {r['name']} | {r['settings']} | {r['peer']} | {r['ours']} | {r['theirs']} | "
+                     f"{r['ratio']:.2f}× ({low:.2f}–{high:.2f}) | {goal} | {r['agree']} |")  # fmt: skip
+    text = "\n".join(lines) + "\n"
+    (HERE / "SAE.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
