@@ -249,9 +249,10 @@ class WeightedError(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         error, before, weight, share = ctx.saved_tensors
-        passed = torch.ops.aten.threshold_backward(error, before, 0.0) if ctx.relu else error
-        scale = 2 * grad[:, None, None] * weight.unsqueeze(-2)  # inst 1 n
-        gradient = passed * scale if share is None else (passed * scale).mul_(share.unsqueeze(-1))
+        gradient = torch.ops.aten.threshold_backward(error, before, 0.0) if ctx.relu else error.clone()
+        gradient.mul_(2 * grad[:, None, None] * weight.unsqueeze(-2))  # inst 1 n
+        if share is not None:
+            gradient.mul_(share.unsqueeze(-1))
         return gradient, None, None, None, None
 
 
