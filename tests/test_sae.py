@@ -10,7 +10,7 @@ from mi_course import sae
 from mi_course.corpora import generator
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
-from mi_course.training import TrainingDiverged
+from mi_course.training import History, TrainingDiverged, say
 
 SETTINGS = {
     "relu": {"l1": 0.5}, "relu_norm": {"l1": 0.5}, "topk": {"k": 3}, "batchtopk": {"k": 3}, "jumprelu": {"l1": 0.2},
@@ -250,6 +250,9 @@ def test_the_history_notes_what_the_bar_says():
     history = sae.train(one_of("relu"), noise, sae.SaeTraining(45, batch=32))
     assert [note["step"] for note in history.notes] == [1, 21, 41]
     assert set(history.notes[0]) == {"step", "L0", "FVU", "dead"} and history.series("L0")[0] == [1, 21, 41]
+    noted = {"L0": 3.0, "FVU": 0.25, "dead": 0.0}
+    said = say(1.5, noted, History(tokens=6400, seconds=2.0), noise())
+    assert said == "loss 1.500, L0 3.000, FVU 0.250, dead 0.000, 3,200 samples/s"
 
 
 def test_the_penalty_rises():
