@@ -241,7 +241,7 @@ def main(python: str, rounds: str = "5", steps: str = "40") -> None:
         "# Autoencoder training steps against other libraries", "",
         f"Samples a second of whole training steps, each library in its own process and as it ships, one step of each in turn; "
         f"{rounds} rounds, the median ratio with its 10–90% range; learning rate {LR}, λ {L1}, k {K}; glibc's allocator as it is. "
-        f"{'One thread each, processor seconds, which other work on the machine disturbs least' if torch.get_num_threads() == 1 else 'Wall seconds'}.",
+        f"{'One thread each, processor seconds, which other work on the machine disturbs least' if torch.get_num_threads() == 1 else 'Wall seconds'}. FVU after so few steps says that both learn, not which learns better; starts and initial scales are each library's own.",
         "", f"{cpu_model()}, torch {torch.__version__}.",
         "", "| step | settings | peer | ours | theirs | ratio (10–90%) | goal | same result? |",
         "|---|---|---|---|---|---|---|---|",
