@@ -607,21 +607,25 @@ def resample_(
 # -- measures: one definition each ---------------------------------------------------------------
 
 
+@torch.no_grad()
 def fvu(x: Float[Tensor, "sample d_in"], x_hat: Float[Tensor, "sample d_in"]) -> float:
     """Fraction of variance unexplained, E‖x − x̂‖² / E‖x − E x‖²: 0 is perfect, 1 is no better than the mean."""
     return float((x - x_hat).square().sum() / (x - x.mean(0)).square().sum())
 
 
+@torch.no_grad()
 def l0(f: Float[Tensor, "sample d_sae"]) -> float:
     """The mean number of active features an input."""
     return float((f > 0).float().sum(-1).mean())
 
 
+@torch.no_grad()
 def density(f: Float[Tensor, "sample d_sae"]) -> Float[Tensor, "d_sae"]:
     """The share of inputs on which each feature is active; 0 is dead, below 1e-6 ultralow (on enough inputs)."""
     return (f > 0).float().mean(0)
 
 
+@torch.no_grad()
 def dead_share(f: Float[Tensor, "sample d_sae"]) -> float:
     """The share of features that were never active."""
     return float((density(f) == 0).float().mean())
