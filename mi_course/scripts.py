@@ -26,7 +26,9 @@ from mi_course.errors import CourseError, nearest
 
 ARABIC = "".join(map(chr, [*range(0x0627, 0x063B), *range(0x0641, 0x064B)]))
 HEBREW = "".join(map(chr, range(0x05D0, 0x05EB)))
-WORDS = "index value name count item user total order page list date path unit code test word line size".split()
+WORDS = (
+    "index value name count item user total order page list date path unit code test word line size".split()
+)
 
 
 def pseudo_words(rng: random.Random, letters: str, length: int) -> str:
@@ -121,7 +123,11 @@ def plant(name: str, text: str, seed: int = 0) -> tuple[str, list[tuple[int, int
             if rng.random() < PER_LINE * RATES[script]:
                 string = MAKERS[script](rng, rng.randint(20, 120))
                 indent = " " * (len(line) - len(line.lstrip(" ")))
-                frame = (f"{indent}# ", "\n") if rng.random() < 0.5 else (f'{indent}{rng.choice(WORDS)} = "', '"\n')
+                frame = (
+                    (f"{indent}# ", "\n")
+                    if rng.random() < 0.5
+                    else (f'{indent}{rng.choice(WORDS)} = "', '"\n')
+                )
                 pieces.append(frame[0] + string + frame[1])
                 spans.append((at + len(frame[0]), at + len(frame[0]) + len(string), kind))
                 at += len(pieces[-1])
@@ -153,7 +159,9 @@ def labelled(encoding, spans: list[tuple[int, int, int]]) -> Int[Tensor, "tokens
     script = torch.full((len(starts),), -1, dtype=torch.int8)
     if spans and len(starts):
         span_start, span_end, kind = (torch.tensor(column) for column in zip(*spans, strict=True))
-        near = torch.searchsorted(span_end, starts, right=True).clamp_max(len(spans) - 1)  # first to end after it
+        near = torch.searchsorted(span_end, starts, right=True).clamp_max(
+            len(spans) - 1
+        )  # first to end after it
         inside = (starts < span_end[near]) & (ends > span_start[near])
         script[inside] = kind[near][inside].to(torch.int8)
     return script
@@ -179,6 +187,10 @@ def labelled_corpus(texts: dict[str, tuple[str, list]], tokenizer: Tokenizer) ->
         labels.append(torch.cat(kinds))
         sizes.append(sum(len(text.encode("utf-8", "replace")) for text, _ in part))
         counts.append(len(part))
-    digest = hashlib.sha256("".join(f"{k}\0{texts[k][0]}\0" for k in sorted(texts)).encode("utf-8", "replace"))
+    digest = hashlib.sha256(
+        "".join(f"{k}\0{texts[k][0]}\0" for k in sorted(texts)).encode("utf-8", "replace")
+    )
     name = f"Python {sysconfig.get_python_version()} library with planted scripts"
-    return ScriptCorpus(name, tokenizer, *streams, tuple(counts), tuple(sizes), digest.hexdigest()[:12], *labels)
+    return ScriptCorpus(
+        name, tokenizer, *streams, tuple(counts), tuple(sizes), digest.hexdigest()[:12], *labels
+    )

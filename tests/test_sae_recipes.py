@@ -37,7 +37,9 @@ def test_a_card_says_what_was_run(name):
     recipe = SAE_RECIPES[name]
     assert card["sae"] == sae.asdict(recipe.sae) and card["model"] == recipe.model and card["hook"] == HOOK
     final = card["final"]
-    assert 0 < final["fvu"] < 0.6 and final["l0"] <= (51.2 if recipe.sae.l1 != 2 else 60)  # 10% of the neurons
+    assert 0 < final["fvu"] < 0.6 and final["l0"] <= (
+        51.2 if recipe.sae.l1 != 2 else 60
+    )  # 10% of the neurons
     assert abs(card["change_by_16_bit_floats"]["fvu"]) < 1e-3
     if not recipe.shuffled:
         assert final["loss"] < final["spliced"] < final["mean"] < final["zero"] < final["resample"]
