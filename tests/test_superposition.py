@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from mi_course import superposition as toy
+from mi_course.corpora import generator
 from mi_course.errors import CourseError
 from mi_course.training import TrainingDiverged
 
@@ -138,7 +139,7 @@ def test_forward_and_loss_are_those_of_the_definition(hidden, output, tied):
             total += (
                 sum(float(importance[i] * (abs(float(x[k, j, i])) - y[i].item()) ** 2) for i in range(4)) / 6
             )
-        assert float(loss[k]) == pytest.approx(total, rel=1e-5)
+        assert loss[k].item() == pytest.approx(total, rel=1e-5)
     assert_close(models(x[0])[1], models(x)[1] * 0 + models(x[0].expand(2, 6, 4))[1])  # a batch shared by all
 
 
@@ -255,6 +256,25 @@ def test_a_penalty_on_the_hidden_layer_shrinks_it():
     assert float(taxed) < 0.7 * float(free)
 
 
+@pytest.mark.parametrize("l1", [0.0, 0.2, torch.tensor([0.2, 0.0])], ids=str)
+def test_training_is_adam_on_the_loss(l1):
+    config, world = toy.ToyConfig(4, 3), toy.Features(4, 0.6, toy.importances(4, 0.7))
+    models, by_hand, sample = toy.ToyModels(config, 2), toy.ToyModels(config, 2), world.sampler(16, seed=5)
+    history = toy.train(models, world, steps=8, lr=1e-2, batch=16, seed=5, l1=l1)
+    adam = torch.optim.Adam(by_hand.parameters(), lr=1e-2, betas=(0.9, 0.999))
+    for step in range(8):
+        x = sample(step)
+        penalty = l1 * (x @ by_hand.W.mT).abs().sum(-1).mean(-1)
+        loss = ((by_hand(x) - x).square().mean(1) * world.weight).sum() + (penalty * torch.ones(2)).sum()
+        adam.param_groups[0]["lr"] = 1e-2 * (1 - step / 8)
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        assert history.loss[step] == pytest.approx(loss.item(), rel=1e-4)
+    assert_close(models.W, by_hand.W, atol=1e-5, rtol=1e-4)
+    assert_close(models.b, by_hand.b, atol=1e-5, rtol=1e-4)
+
+
 def test_options_reach_fit():
     models = toy.ToyModels(toy.ToyConfig(3, 2), 2)
     seen = toy.train(
@@ -345,6 +365,10 @@ def test_expected_losses_take_as_many_samples_as_there_are():
     few = world.expected_losses(models, samples=100)
     assert few.shape == (2,) and bool(few.isfinite().all()) and not few.requires_grad
     assert torch.equal(few, world.expected_losses(models, samples=100, chunk=100))
+    parts = [world.losses(models, world.sample(50, generator(7, i))) for i in range(4)]
+    assert_close(
+        world.expected_losses(models, samples=200, seed=7, chunk=50), torch.stack(parts).mean(0).detach()
+    )
     twice = [world.expected_losses(models, samples=64, chunk=64, seed=s) for s in (1, 2)]
     assert not torch.equal(*twice)
 
@@ -376,8 +400,10 @@ def test_polytopes_have_the_right_corners():
     antiprism = toy.polytope("square antiprism")
     assert_close(antiprism @ antiprism.T, torch.eye(3).double() * 8 / 3)
     assert int((toy.cosines(toy.polytope("octahedron")) < -0.99).sum()) == 6
-    flat = toy.feature_dimensionality(toy.square_antiprism(0.2))
-    assert float((flat - 3 / 8).abs().max()) < 1e-6 or float(flat.sum()) < 3 - 1e-3
+    near = toy.cosines(antiprism)[:4, 4:]  # one square against the other, which is turned by 45°
+    half = 2 / 3 * math.sqrt(0.5)
+    wanted = torch.tensor([half - 1 / 3] * 8 + [-half - 1 / 3] * 8).double().sort().values
+    assert_close(near.flatten().sort().values, wanted, atol=1e-6, rtol=0)
 
 
 def test_dimensionality_by_the_formula():
