@@ -281,3 +281,10 @@ def test_sharpness_follows_the_softmax_formula():
     n = torch.arange(2, 82)
     wanted = (1 / (1 + (n - 1) * math.exp(-4.0))).mean()
     assert_close(induction.previous_token_scores(first)[0], wanted)
+
+
+def test_an_icl_score_is_negative_where_context_helps():
+    """Loss with much context less loss with little, over the last `stretch` tokens alone, by hand."""
+    long = torch.tensor([[9.0, 1.0, 2.0], [9.0, 4.0, 4.0]])
+    short = torch.tensor([[7.0, 3.0, 4.0], [7.0, 1.0, 1.0]])
+    assert induction.icl_scores(long, short, stretch=2).tolist() == [-2.0, 3.0]
