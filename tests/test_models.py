@@ -356,3 +356,14 @@ def test_pretrained_says_what_is_missing(tmp_path):
         models.pretrained(tmp_path)
     with pytest.raises(CourseError, match="could not be fetched.*pass a folder"):
         models.pretrained("no-such-owner/no-such-model")
+
+
+def test_a_cached_run_leaves_no_hook_behind_even_when_it_fails():
+    model = TinyTransformer(TinyConfig(n_layers=1, n_heads=2, d_model=8, d_vocab=11, n_ctx=6))
+    _, cache = model.run_with_cache(torch.randint(11, (1, 6)))
+    kept = cache["pattern", 0].clone()
+    with pytest.raises(CourseError):
+        model.run_with_cache(torch.full((1, 6), 99))
+    assert all(not point._forward_hooks for point in model.hook_dict.values())
+    model(torch.randint(11, (1, 6)))
+    assert torch.equal(cache["pattern", 0], kept)
