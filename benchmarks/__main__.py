@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import small_transformers, toy_models, zero_layer
+from benchmarks import sae, small_transformers, toy_models, zero_layer
 from mi_course.course import cpu_model
 
 HERE = Path(__file__).parent

@@ -14,10 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from mi_course import processes, sae, scripts
+from mi_course.activations import collect
 from mi_course.claims import data_dir
 from mi_course.corpora import generator
 from mi_course.models import TinyTransformer, load, next_token_loss
@@ -103,20 +104,6 @@ def read_model(recipe: SaeRecipe, folder: str | Path | None = None) -> TinyTrans
     return shuffled_weights(model) if recipe.shuffled else model
 
 
-@torch.no_grad()
-def gather(
-    model: TinyTransformer, windows: Int[Tensor, "window pos"], batch: int = 64
-) -> Float[Tensor, "token d_mlp"]:
-    """The neurons on fixed windows, in 16-bit floats, one row a token."""
-    rows = torch.empty(windows.numel(), model.cfg.d_mlp, dtype=torch.float16)
-    for start in range(0, len(windows), batch):
-        part = windows[start : start + batch]
-        _, cache = model.run_with_cache(part, return_type=None, names_filter=lambda name: name == HOOK)
-        at = start * windows.shape[1]
-        rows[at : at + part.numel()] = cache[HOOK].flatten(0, 1).half()
-    return rows
-
-
 def train(
     name: str, out: str | Path | None = None, models: str | Path | None = None, progress: bool = True
 ) -> Path:
@@ -125,7 +112,7 @@ def train(
     out = Path(out) if out is not None else data_dir() / "checkpoints"
     model, corpus = read_model(recipe, models), scripts.script_text()
     n_ctx = model.cfg.n_ctx
-    rows = gather(model, corpus.windows(n_ctx, recipe.inputs // n_ctx, seed=recipe.sae.seed)(0))
+    rows = collect(model, HOOK, corpus.windows(n_ctx, recipe.inputs // n_ctx, seed=recipe.sae.seed)(0))
     began = time.perf_counter()
     encoder = sae.SparseAutoencoder(recipe.sae).start_from(rows[: 2**14].float())
     training = recipe.training
@@ -161,13 +148,13 @@ def measure(
 ) -> dict[str, float]:
     """FVU, L0, dead share and the three scores of loss recovered on held-out windows."""
     tokens = corpus.held_out_windows(windows, model.cfg.n_ctx, seed=17)
-    x = gather(model, tokens).float()
+    x = collect(model, HOOK, tokens).float()
     f = torch.cat([encoder.encode(part) for part in x.split(4096)])
     result = {
         "fvu": sae.fvu(x, encoder.decode(f)), "l0": sae.l0(f), "dead": sae.dead_share(f),
         "above_1_percent": float((sae.density(f) > 0.01).float().mean()),
     }  # fmt: skip
-    mean = gather(model, corpus.windows(model.cfg.n_ctx, 200, seed=18)(0)).float().mean(0)
+    mean = collect(model, HOOK, corpus.windows(model.cfg.n_ctx, 200, seed=18)(0)).float().mean(0)
     other = x[torch.randperm(len(x), generator=generator(19))].view(*tokens.shape, -1)
     start = {"zero": lambda a, hook: a * 0, "mean": lambda a, hook: a * 0 + mean,
              "resample": lambda a, hook: other[: len(a)], "spliced": sae.splice(encoder)}  # fmt: skip

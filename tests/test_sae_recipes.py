@@ -52,13 +52,6 @@ def test_a_shipped_one_measures_what_its_card_says(model):
         assert abs(again[key] - encoder.card["final"][key]) < within
 
 
-def test_gather_is_the_cache_row_by_row(model, tokens):
-    _, cache = model.run_with_cache(tokens)
-    rows = sae_recipes.gather(model, tokens, batch=16)
-    assert rows.shape == (tokens.numel(), 512)
-    assert torch.allclose(rows.float(), cache[HOOK].flatten(0, 1), atol=1e-2, rtol=1e-3)
-
-
 def test_no_hook_is_the_models_own_loss(model, tokens):
     identity = sae_recipes.loss_with(model, tokens, lambda a, hook: a)
     assert identity == pytest.approx(float(model(tokens, return_type="loss")), abs=1e-6)
