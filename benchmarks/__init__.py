@@ -26,3 +26,24 @@ def ratio(ours: Callable[[], object], peer: Callable[[], object], rounds: int = 
         "ratio": median(ratios),
         "range": (ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]),
     }
+
+
+HEAD = (
+    "| what | settings | peer | ours | theirs | ratio (10–90%) | goal | same result? |",
+    "|---|---|---|---|---|---|---|---|",
+)
+
+
+def shown(row: dict) -> tuple[str, str]:
+    """Ratio and goal of a row as text; a row without a peer states its goal in its own words."""
+    if row["ratio"] is None:
+        return "–", row["goal"] or "–"
+    low, high = row["range"]
+    met = "–" if row["goal"] is None else f"≥ {row['goal']:g}× {'✔' if row['ratio'] >= row['goal'] else '✘'}"
+    return f"{row['ratio']:.2f}× ({low:.2f}–{high:.2f})", met
+
+
+def line(row: dict) -> str:
+    """A row of the table under `HEAD`."""
+    cells = (row["name"], row["settings"], row["peer"], row["ours"], row["theirs"], *shown(row), row["agree"])
+    return f"| {' | '.join(cells)} |"

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import sae, small_transformers, toy_models, zero_layer
+from benchmarks import HEAD, line, sae, shown, small_transformers, toy_models, zero_layer
 from mi_course.course import cpu_model
 
 HERE = Path(__file__).parent
@@ -43,15 +43,6 @@ def notebooks() -> list[str]:
     return lines
 
 
-def shown(row: dict) -> tuple[str, str]:
-    """Ratio and goal of a row as text; a row without a peer states its goal in its own words."""
-    if row["ratio"] is None:
-        return "–", row["goal"] or "–"
-    low, high = row["range"]
-    met = "–" if row["goal"] is None else f"≥ {row['goal']:g}× {'✔' if row['ratio'] >= row['goal'] else '✘'}"
-    return f"{row['ratio']:.2f}× ({low:.2f}–{high:.2f})", met
-
-
 def main() -> None:
     rows = [*small_transformers.run(), *zero_layer.run(), *toy_models.run(), *sae.run()]
     table = Table("what", "peer", "ours", "theirs", "ratio (10–90%)", "goal", "same result?")
@@ -64,15 +55,12 @@ def main() -> None:
         f"{cpu_model()}, {torch.get_num_threads()} thread(s), Python {platform.python_version()}, "
         f"torch {version('torch')}, transformer-lens {version('transformer-lens')}",
         "",
-        "| what | settings | peer | ours | theirs | ratio (10–90%) | goal | same result? |",
-        "|---|---|---|---|---|---|---|---|",
+        *HEAD,
     ]
     for row in rows:
         ratio, goal = shown(row)
         table.add_row(row["name"], row["peer"], row["ours"], row["theirs"], ratio, goal, row["agree"])
-        lines.append(
-            f"| {row['name']} | {row['settings']} | {row['peer']} | {row['ours']} | {row['theirs']} | {ratio} | {goal} | {row['agree']} |"
-        )
+        lines.append(line(row))
     seconds = import_seconds("import mi_course")
     lines += [
         "",

@@ -20,7 +20,7 @@ from statistics import median
 import torch
 from safetensors.torch import save_file
 
-from benchmarks import ratio
+from benchmarks import HEAD, line, ratio
 from mi_course import sae
 from mi_course.corpora import generator
 from mi_course.course import cpu_model
@@ -243,14 +243,8 @@ def main(python: str, rounds: str = "5", steps: str = "40") -> None:
         f"{rounds} rounds, the median ratio with its 10–90% range; learning rate {LR}, λ {L1}, k {K}; glibc's allocator as it is. "
         f"{'One thread each, processor seconds, which other work on the machine disturbs least' if torch.get_num_threads() == 1 else 'Wall seconds'}. FVU after so few steps says that both learn, not which learns better; starts and initial scales are each library's own.",
         "", f"{cpu_model()}, torch {torch.__version__}.",
-        "", "| step | settings | peer | ours | theirs | ratio (10–90%) | goal | same result? |",
-        "|---|---|---|---|---|---|---|---|",
+        "", *HEAD, *map(line, rows),
     ]  # fmt: skip
-    for r in rows:
-        low, high = r["range"]
-        goal = "–" if r["goal"] is None else f"≥ {r['goal']:g}× {'✔' if r['ratio'] >= r['goal'] else '✘'}"
-        lines.append(f"| {r['name']} | {r['settings']} | {r['peer']} | {r['ours']} | {r['theirs']} | "
-                     f"{r['ratio']:.2f}× ({low:.2f}–{high:.2f}) | {goal} | {r['agree']} |")  # fmt: skip
     text = "\n".join(lines) + "\n"
     (HERE / "SAE.md").write_text(text, encoding="utf-8")
     print(text)

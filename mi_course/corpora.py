@@ -189,13 +189,13 @@ def is_held_out(name: str) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") < HELD_OUT * 2**32
 
 
-def train_tokenizer(texts: Iterable[str], vocab: int) -> Tokenizer:
-    """Byte-pair encoding of printable ASCII and newline; a tab becomes four spaces, any other character `?`.
+def train_tokenizer(texts: Iterable[str], vocab: int, keep: str = "") -> Tokenizer:
+    """Byte-pair encoding of printable ASCII, newline and what is in `keep`; a tab becomes four spaces, the rest `?`.
 
     No initial byte alphabet is added: every token of the vocabulary was seen, so none has an untrained embedding.
     """
     tokenizer = Tokenizer(models.BPE())
-    foreign = Regex(r"[^\x20-\x7E\n]")
+    foreign = Regex(rf"[^\x20-\x7E\n{keep}]")
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Replace("\t", "    "), normalizers.Replace(foreign, "?")]
     )
@@ -233,9 +233,14 @@ def from_texts(name: str, texts: dict[str, str], tokenizer: Tokenizer | int) -> 
     if isinstance(tokenizer, int):
         tokenizer = train_tokenizer(parts[0], tokenizer)
     streams = [joined(tokenizer, part) for part in parts]
-    digest = hashlib.sha256("".join(f"{k}\0{texts[k]}\0" for k in sorted(texts)).encode("utf-8", "replace"))
     sizes = tuple(sum(len(text.encode("utf-8", "replace")) for text in part) for part in parts)
-    return Corpus(name, tokenizer, *streams, (len(parts[0]), len(parts[1])), sizes, digest.hexdigest()[:12])
+    return Corpus(name, tokenizer, *streams, (len(parts[0]), len(parts[1])), sizes, fingerprint(texts))
+
+
+def fingerprint(texts: dict[str, str]) -> str:
+    """Twelve digits that change with any name or character."""
+    written = "".join(f"{k}\0{texts[k]}\0" for k in sorted(texts)).encode("utf-8", "replace")
+    return hashlib.sha256(written).hexdigest()[:12]
 
 
 def halves(texts: dict[str, str]) -> dict[str, str]:

@@ -347,14 +347,9 @@ class TinyTransformer(HookedRootModule):
         **kwargs,
     ):
         """Output and every activation, as TransformerLens' `ActivationCache` (or a plain dict)."""
-        if names_filter is None and not self.use_attn_result:
-            names_filter = lambda name: not name.endswith("hook_result")  # noqa: E731
-        if (
-            names_filter is None
-            or isinstance(names_filter, (str, list))
-            or remove_batch_dim
-            or kwargs.keys() & CACHING
-        ):
+        if names_filter is None:
+            names_filter = lambda name: self.use_attn_result or not name.endswith("hook_result")  # noqa: E731
+        if not callable(names_filter) or remove_batch_dim or kwargs.keys() & CACHING:
             output, cache = super().run_with_cache(
                 *args, names_filter=names_filter, remove_batch_dim=remove_batch_dim, **kwargs
             )
@@ -572,6 +567,12 @@ def checkpoint_names(kind: str = "config") -> list[str]:
     """Names of the models shipped in `data/checkpoints/`; kind "sae" gives the autoencoders."""
     cards = sorted((data_dir() / "checkpoints").glob("*.json"))
     return [card.stem for card in cards if kind in json.loads(card.read_text(encoding="utf-8"))]
+
+
+def minutes_of(name: str) -> float:
+    """How long a shipped checkpoint took to train, as its card says; NaN where none is shipped."""
+    card = data_dir() / "checkpoints" / f"{name}.json"
+    return json.loads(card.read_text(encoding="utf-8"))["minutes"] if card.exists() else float("nan")
 
 
 def shipped_path(name_or_path: str | Path, kind: str = "config") -> Path:

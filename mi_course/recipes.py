@@ -5,7 +5,6 @@ A recipe's seeds are shipped as NAME (seed 0), NAME-seed1, NAME-seed2, …; a ca
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -16,7 +15,7 @@ import torch
 from mi_course import corpora, induction, sae_recipes, scripts, toy_recipes
 from mi_course.claims import data_dir
 from mi_course.errors import CourseError, nearest
-from mi_course.models import TinyConfig, TinyTransformer, save_checked
+from mi_course.models import TinyConfig, TinyTransformer, minutes_of, save_checked
 from mi_course.training import History, TrainConfig, fit
 
 
@@ -48,8 +47,7 @@ class Recipe:
     @property
     def minutes(self) -> float:
         """Of training seed 0, as its card says; NaN before it was ever trained."""
-        card = data_dir() / "checkpoints" / f"{self.name}.json"
-        return json.loads(card.read_text(encoding="utf-8"))["minutes"] if card.exists() else float("nan")
+        return minutes_of(self.name)
 
     @property
     def megabytes(self) -> float:

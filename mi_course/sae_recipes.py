@@ -21,7 +21,7 @@ from mi_course import processes, sae, scripts
 from mi_course.activations import collect
 from mi_course.claims import data_dir
 from mi_course.corpora import generator
-from mi_course.models import TinyTransformer, load, next_token_loss
+from mi_course.models import TinyTransformer, load, minutes_of, next_token_loss, write_atomically
 
 HOOK = "blocks.0.mlp.hook_post"
 
@@ -47,8 +47,7 @@ class SaeRecipe:
     @property
     def minutes(self) -> float:
         """Of training, as the card says; NaN where it is not shipped."""
-        card = data_dir() / "checkpoints" / f"{self.name}.json"
-        return json.loads(card.read_text(encoding="utf-8"))["minutes"] if card.exists() else float("nan")
+        return minutes_of(self.name)
 
     @property
     def megabytes(self) -> float:
@@ -137,7 +136,7 @@ def train(
     again = {key: round(half[key] - full[key], 6) for key in full}
     card = path.with_suffix(".json")
     text = json.loads(card.read_text(encoding="utf-8")) | {"change_by_16_bit_floats": again}
-    card.write_text(json.dumps(text, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomically({card: (json.dumps(text, indent=1, ensure_ascii=False) + "\n").encode()})
     partial.unlink()
     return path
 

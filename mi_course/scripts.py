@@ -18,10 +18,10 @@ from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Int
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from mi_course.corpora import END_OF_TEXT, Corpus, is_held_out, shipped_tokenizer, standard_library
+from mi_course.corpora import Corpus, fingerprint, is_held_out, shipped_tokenizer, standard_library
 from mi_course.errors import CourseError, nearest
 
 ARABIC = "".join(map(chr, [*range(0x0627, 0x063B), *range(0x0641, 0x064B)]))
@@ -136,22 +136,6 @@ def plant(name: str, text: str, seed: int = 0) -> tuple[str, list[tuple[int, int
     return "".join(pieces), spans
 
 
-def train_script_tokenizer(texts, vocab: int) -> Tokenizer:
-    """As `corpora.train_tokenizer`, with the Arabic and Hebrew letters kept; byte pairs may cut through a letter."""
-    tokenizer = Tokenizer(models.BPE())
-    foreign = Regex(rf"[^\x20-\x7E\n{ARABIC}{HEBREW}]")
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Replace("\t", "    "), normalizers.Replace(foreign, "?")]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab, special_tokens=[END_OF_TEXT], initial_alphabet=[], show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
 def labelled(encoding, spans: list[tuple[int, int, int]]) -> Int[Tensor, "tokens"]:
     """The script of each token: that of the string it overlaps, −1 outside."""
     ends = torch.tensor([end for _, end in encoding.offsets])
@@ -187,10 +171,6 @@ def labelled_corpus(texts: dict[str, tuple[str, list]], tokenizer: Tokenizer) ->
         labels.append(torch.cat(kinds))
         sizes.append(sum(len(text.encode("utf-8", "replace")) for text, _ in part))
         counts.append(len(part))
-    digest = hashlib.sha256(
-        "".join(f"{k}\0{texts[k][0]}\0" for k in sorted(texts)).encode("utf-8", "replace")
-    )
     name = f"Python {sysconfig.get_python_version()} library with planted scripts"
-    return ScriptCorpus(
-        name, tokenizer, *streams, tuple(counts), tuple(sizes), digest.hexdigest()[:12], *labels
-    )
+    mark = fingerprint({key: text for key, (text, _) in texts.items()})
+    return ScriptCorpus(name, tokenizer, *streams, tuple(counts), tuple(sizes), mark, *labels)

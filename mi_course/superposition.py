@@ -549,12 +549,6 @@ def polytope(name: str) -> Float[Tensor, "dim n"]:
     return shapes[name]
 
 
-DIMENSIONALITIES = {
-    "not learned": 0.0, "square antiprism": 3 / 8, "pentagon": 2 / 5, "digon": 1 / 2, "triangle": 2 / 3,
-    "tetrahedron": 3 / 4, "alone": 1.0,
-}  # fmt: skip
-
-
 def on_list(D: Float[Tensor, "*shape"], levels: Collection[float], within: float) -> Bool[Tensor, "*shape"]:
     """Whether each D lies within a distance of some level."""
     levels = torch.tensor(list(levels), dtype=D.dtype)

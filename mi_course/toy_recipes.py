@@ -7,7 +7,6 @@ is interrupted goes on where it was, and the parts do not change the result of a
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -19,7 +18,7 @@ from torch import Tensor
 from mi_course import superposition as toy
 from mi_course.claims import data_dir
 from mi_course.errors import CourseError
-from mi_course.models import read_checked, save_checked
+from mi_course.models import minutes_of, read_checked, save_checked
 from mi_course.training import History
 
 
@@ -72,8 +71,7 @@ class ToyRecipe:
     @property
     def minutes(self) -> float:
         """Of training, as the card says; NaN before it was ever trained."""
-        shipped = self.card.exists()
-        return json.loads(self.card.read_text(encoding="utf-8"))["minutes"] if shipped else float("nan")
+        return minutes_of(self.name)
 
     @property
     def megabytes(self) -> float:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mi_course import scripts
-from mi_course.corpora import shipped_tokenizer
+from mi_course.corpora import shipped_tokenizer, train_tokenizer
 from mi_course.errors import CourseError
 
 TEXT = "\n".join(f"    line_{i} = value + {i}" for i in range(4000)) + "\n"
@@ -85,5 +85,7 @@ def test_the_tokenizer_keeps_the_letters():
 
 def test_a_trained_tokenizer_says_the_same_again():
     texts = [scripts.plant(f"{i}", TEXT)[0] for i in range(3)]
-    one, two = (scripts.train_script_tokenizer(texts, 300).get_vocab() for _ in range(2))
+    one, two = (
+        train_tokenizer(texts, 300, keep=scripts.ARABIC + scripts.HEBREW).get_vocab() for _ in range(2)
+    )
     assert one == two and len(one) <= 300
