@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -462,3 +463,94 @@ class Cipher:
             return words.gather(1, pos % periods) + self.n_words * language
 
         return sample
+
+
+COUNTRIES = """
+Japan Tokyo Japanese yen · Russia Moscow Russian rouble · Poland Warsaw Polish zloty · Hungary Budapest Hungarian forint
+Turkey Ankara Turkish lira · China Beijing Mandarin yuan · India Delhi Hindi rupee · Indonesia Jakarta Indonesian rupiah
+Thailand Bangkok Thai baht · Vietnam Hanoi Vietnamese dong · Sweden Stockholm Swedish krona · Czechia Prague Czech koruna
+Denmark Copenhagen Danish krone · Iran Tehran Persian rial · Ukraine Kyiv Ukrainian hryvnia · Georgia Tbilisi Georgian lari
+Armenia Yerevan Armenian dram · Romania Bucharest Romanian leu · Albania Tirana Albanian lek · Mongolia Ulaanbaatar Mongolian tugrik
+Brazil Brasília Portuguese real · Britain London English pound · Cambodia Phnom-Penh Khmer riel · Bangladesh Dhaka Bengali taka
+"""
+
+
+class Pairs(NamedTuple):
+    """Prompts to patch between: the right answer is the clean prompt's, the wrong one the corrupted prompt's."""
+
+    clean: Int[Tensor, "pair pos"]
+    corrupted: Int[Tensor, "pair pos"]
+    right: Int[Tensor, "pair"]
+    wrong: Int[Tensor, "pair"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What 24 countries have as capital, language and currency: 72 facts, each said in two ways with seven words.
+
+    A sentence is six words of prompt and the answer, so that the two ways, and all prompts, have the same length.
+    """
+
+    held_out: int = (
+        24  # sentences never trained on; each says a fact that the other template may say in training
+    )
+    seed: int = 0  # of the choice of these
+    relations: tuple[str, ...] = ("capital", "language", "currency")
+    templates: tuple[str, ...] = ("| the {relation} of {country} is", "| in {country} the {relation} is")
+
+    def __post_init__(self):
+        if not 0 <= self.held_out < len(self.sentences):
+            raise CourseError(f"{self.held_out} of {len(self.sentences)} sentences cannot be held out.")
+
+    @property
+    def table(self) -> dict[str, dict[str, str]]:
+        """Country → relation → answer."""
+        rows = [entry.split() for entry in COUNTRIES.strip().replace("\n", " · ").split(" · ")]
+        return {country: dict(zip(self.relations, answers)) for country, *answers in rows}
+
+    @cached_property
+    def words(self) -> list[str]:
+        """The vocabulary; a token is an index into it."""
+        return sorted({word for text in self.sentences.values() for word in text.split()})
+
+    @cached_property
+    def sentences(self) -> dict[tuple[int, str, str], str]:
+        """(template, country, relation) → the sentence with its answer."""
+        return {
+            (number, country, relation): f"{template.format(relation=relation, country=country)} {answer}"
+            for number, template in enumerate(self.templates)
+            for country, answers in self.table.items()
+            for relation, answer in answers.items()
+        }
+
+    def tokens(self, text: str) -> Int[Tensor, "pos"]:
+        """The words of a text, parted by spaces, as tokens."""
+        if unknown := [word for word in text.split() if word not in self.words]:
+            raise CourseError(f"{unknown[0]!r} is not in the vocabulary.{nearest(unknown[0], self.words)}")
+        return torch.tensor([self.words.index(word) for word in text.split()])
+
+    @cached_property
+    def halves(self) -> tuple[Int[Tensor, "train pos"], Int[Tensor, "held_out pos"]]:
+        """Sentences to train on, and those held out, drawn at random."""
+        rows = torch.stack([self.tokens(text) for text in self.sentences.values()])
+        order = torch.randperm(len(rows), generator=generator(self.seed))
+        return rows[order[self.held_out :].sort().values], rows[order[: self.held_out].sort().values]
+
+    def pairs(self, change: str, template: int = 0) -> Pairs:
+        """Prompts that differ in one word; every pair stands there both ways round.
+
+        change "fact": another country, the same relation. change "relation": the same country, another relation.
+        """
+        countries, asked = list(self.table), self.relations
+        across = dict(zip(countries, countries[12:] + countries[:12]))
+        swaps = {
+            "fact": [((c, r), (across[c], r)) for c in countries for r in asked],
+            "relation": [((c, r), (c, s)) for c in countries for r in asked for s in asked if r != s],
+        }
+        if change not in swaps:
+            raise CourseError(f"change={change!r} is 'fact' or 'relation'.{nearest(change, swaps)}")
+        rows = [[self.tokens(self.sentences[(template, *side)]) for side in swap] for swap in swaps[change]]
+        clean, corrupted = (
+            torch.stack([row for pair in rows for row in pair]).view(len(rows), 2, -1).unbind(1)
+        )
+        return Pairs(clean[:, :-1], corrupted[:, :-1], clean[:, -1], corrupted[:, -1])

@@ -211,3 +211,52 @@ def test_cipher_copies_say_the_same_words():
     assert torch.equal(words[:, :25], words[:, 5:])
     assert torch.equal(language[:, :1].expand(-1, 5), language[:, :5]), "one language a copy"
     assert 0.35 < float((language[:, 0] != language[:, 5]).float().mean()) < 0.65
+
+
+# --- facts ----------------------------------------------------------------------------------------
+
+
+def test_facts_are_said_in_two_templates_of_seven_words():
+    facts = corpora.Facts()
+    assert len(facts.sentences) == 2 * 24 * 3 and len(set(facts.sentences.values())) == 144
+    assert facts.sentences[0, "Japan", "capital"] == "| the capital of Japan is Tokyo"
+    assert facts.sentences[1, "Brazil", "currency"] == "| in Brazil the currency is real"
+    train, held = facts.halves
+    assert train.shape == (120, 7) and held.shape == (24, 7)
+    together = {tuple(row) for row in [*train.tolist(), *held.tolist()]}
+    assert len(together) == 144
+
+
+def test_every_answer_belongs_to_one_country_and_relation():
+    answers = [answer for row in corpora.Facts().table.values() for answer in row.values()]
+    assert len(set(answers)) == len(answers) == 72
+
+
+def test_other_seeds_hold_out_other_facts():
+    assert not torch.equal(corpora.Facts(seed=0).halves[1], corpora.Facts(seed=1).halves[1])
+
+
+@pytest.mark.parametrize(("change", "n", "differs_at"), [("fact", 72, 4), ("relation", 144, 2)])
+def test_pairs_differ_in_one_word_and_stand_both_ways_round(change, n, differs_at):
+    facts = corpora.Facts()
+    clean, corrupted, right, wrong = facts.pairs(change)
+    assert clean.shape == (n, 6)
+    assert (clean != corrupted).sum(0).tolist() == [n if i == differs_at else 0 for i in range(6)]
+    said = {facts.tokens(text)[:6].__repr__(): facts.tokens(text)[6] for text in facts.sentences.values()}
+    assert all(said[repr(row)] == answer for row, answer in zip(clean, right))
+    assert all(said[repr(row)] == answer for row, answer in zip(corrupted, wrong))
+    there = {(tuple(a), tuple(b)) for a, b in zip(clean.tolist(), corrupted.tolist())}
+    assert len(there) == n and there == {(b, a) for a, b in there}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (lambda: corpora.Facts(held_out=144), "cannot be held out"),
+        (lambda: corpora.Facts().tokens("the capital of Japn"), "'Japn' is not in the vocabulary. Did you mean 'Japan'"),
+        (lambda: corpora.Facts().pairs("facts"), "is 'fact' or 'relation'"),
+    ],
+)  # fmt: skip
+def test_facts_refuse_with_a_sentence(wrong, sentence):
+    with pytest.raises(CourseError, match=sentence):
+        wrong()
