@@ -1,6 +1,7 @@
 """Several processes train as one does; in one process nothing happens."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,39 +14,45 @@ from mi_course.corpora import generator
 from mi_course.errors import CourseError
 
 
-def train(kind: str, steps: int = 50, **settings) -> sae.SparseAutoencoder:
-    """Fifty steps on a fixed global batch of 64 inputs."""
-    one = sae.SparseAutoencoder(sae.SaeConfig(16, 48, kind, **settings))
+def train(kind: str, die_at: int = -1, checkpoint: Path | None = None, **settings) -> sae.SparseAutoencoder:
+    """Fifty steps on a fixed global batch of 64 inputs, unless killed before step `die_at`."""
+    one, steps = sae.SparseAutoencoder(sae.SaeConfig(16, 48, kind, **settings)), 50
 
     def sample(step: int) -> torch.Tensor:
+        if step == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
         return torch.randn(64, 16, generator=generator(3, step))
 
     one.start_from(sample(-1 % 1000))
     how = sae.SaeTraining(steps, batch=64, warmup=5, dead_after=128, resample_at=(0.5,))
-    one.history = sae.train(one, sample, how, pool=lambda: sample(999))
+    one.history = sae.train(
+        one, sample, how, pool=lambda: sample(999), checkpoint=checkpoint, checkpoint_every=20
+    )
     return one
 
 
 KINDS = {"relu": {"l1": 1.0}, "topk": {"k": 3}, "jumprelu": {"l1": 0.2}}
 
 
-def write(folder: str) -> None:
+def write(folder: str, kinds: str, die_at: str, resumable: str) -> None:
     """Run by each process of torchrun."""
     torch.set_num_threads(1)
     processes.join()
-    for kind, settings in KINDS.items():
-        one = train(kind, **settings)
+    for kind in kinds.split(","):
+        checkpoint = Path(folder) / f"{kind}.partial" if resumable == "yes" else None
+        one = train(kind, int(die_at), checkpoint, **KINDS[kind])
         state = {**one.state_dict(), "loss": torch.tensor(one.history.loss)}
         torch.save(state, Path(folder) / f"{kind}-{processes.rank()}.pt")
     processes.leave()
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_processes; test_processes.write({str(folder)!r})"
+def in_two_processes(folder: Path, kinds: str, die_at: int = -1, resumable: str = "no"):
+    """`write` under torchrun."""
     script = folder / "run.py"
-    script.write_text(code)
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport test_processes\n"
+        f"test_processes.write({str(folder)!r}, {kinds!r}, {str(die_at)!r}, {resumable!r})"
+    )
     launch = [
         sys.executable,
         "-m",
@@ -55,9 +62,14 @@ def two(tmp_path_factory):
         "--standalone",
         str(script),
     ]
-    ran = subprocess.run(
-        launch, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(launch, capture_output=True, text=True, timeout=300, env=env)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    ran = in_two_processes(folder, ",".join(KINDS))
     assert ran.returncode == 0, ran.stderr[-2000:]
     return folder
 
@@ -74,6 +86,18 @@ def test_two_processes_equal_one(two, kind):
         torch.testing.assert_close(
             first[name], value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+def test_two_killed_processes_go_on_as_if_nothing_had_been(two, tmp_path):
+    killed = in_two_processes(tmp_path, "relu", die_at=33, resumable="yes")
+    assert killed.returncode != 0 and not list(tmp_path.glob("*.pt"))
+    assert [path.name for path in tmp_path.glob("relu*")] == ["relu.partial"]  # of step 20, whole
+    resumed = in_two_processes(tmp_path, "relu", resumable="yes")
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    for rank in (0, 1):
+        whole, again = (torch.load(folder / f"relu-{rank}.pt") for folder in (two, tmp_path))
+        for name in whole:
+            torch.testing.assert_close(again[name], whole[name], rtol=0, atol=0, msg=name)
 
 
 def test_in_one_process_nothing_happens():
