@@ -33,11 +33,17 @@ ROOF = [
     "seeds",
     "course",
     "site",
+    "site_claims",
+    "site_glossary",
+    "site_parts",
     "classroom",
     "doctor",
     "__main__",
 ]
-PLINTH = {"sae": ["sae_step"]}  # what an idea alone stands on
+PLINTH = {
+    "sae": ["sae_step"],
+    "patching": ["patching_results", "patching_forward"],
+}  # what an idea alone stands on
 FLOORS = [
     CELLAR,
     GROUND,
