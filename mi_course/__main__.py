@@ -1,21 +1,28 @@
 """The course on the command line: python -m mi_course --help."""
 
 import argparse
+import contextlib
+import io
+import os
 import sys
+from pathlib import Path
 
 from mi_course import __version__
 from mi_course.errors import CourseError
 
-EXAMPLES = """\
-examples:
-  python -m mi_course run                    all notebooks, then the claims and the site
-  python -m mi_course run 03 --jobs 1        one notebook
-  python -m mi_course train --list           the shipped checkpoints and what they cost to rebuild
-  python -m mi_course seeds 04               the claims of notebook 04 on three seeds
-  python -m mi_course student 01 --out class a copy of notebook 01 without its solutions
-  python -m mi_course doctor                 is this machine sound?
-
+EXIT_CODES = """\
 exit code: 0 when all is well, 1 when something failed, 2 when the command was not understood, 130 after Ctrl-C."""
+EXAMPLES = f"""\
+examples:
+  python -m mi_course run                     all notebooks, then the claims and the site
+  python -m mi_course run 03 --jobs 1         one notebook
+  python -m mi_course train --list            the shipped checkpoints and what they cost to rebuild
+  python -m mi_course seeds 04                the claims of notebook 04 on three seeds
+  python -m mi_course student 01 --out class  a copy of notebook 01 without its solutions
+  python -m mi_course doctor                  is this machine sound?
+
+{EXIT_CODES}
+Ctrl-C is safe at any time: files are written whole or not at all."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,7 +31,21 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"mi_course {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="command")
 
-    run = commands.add_parser("run", help="execute notebooks, show the claims, build the site")
+    def command(name: str, what: str, *examples: str) -> argparse.ArgumentParser:
+        """A subcommand with its help, and examples after it: "arguments | what they do"."""
+        rows = [f"python -m mi_course {name} {example}".split(" | ") for example in examples]
+        width = max(len(typed.rstrip()) for typed, _ in rows) + 2
+        shown = "\n".join(f"  {typed.rstrip():{width}}{told}" for typed, told in rows)
+        epilog = f"examples:\n{shown}\n\n{EXIT_CODES}"
+        added = commands.add_parser(name, help=what, description=what, epilog=epilog, formatter_class=raw)
+        added.add_argument("--quiet", action="store_true", help="say nothing unless something fails")
+        return added
+
+    run = command(
+        "run", "execute notebooks, show the claims, build the site",
+        " | all of them", "03 --jobs 1 | one", "00 01 02 | some, side by side",
+        "05 --store --measure | for authors: put outputs, seconds and memory into notebooks/",
+    )  # fmt: skip
     run.add_argument("notebooks", nargs="*", metavar="NN", help="numbers or names; all for none")
     run.add_argument(
         "--jobs", type=_positive, help="notebooks at a time (default: one per core, four at most)"
@@ -37,7 +58,11 @@ def parser() -> argparse.ArgumentParser:
         "--measure", action="store_true", help="with --store: write seconds and memory into the opening"
     )
 
-    train = commands.add_parser("train", help="rebuild a shipped checkpoint")
+    train = command(
+        "train", "rebuild a shipped checkpoint; a run that was stopped goes on when it is given again",
+        "--list | what there is, and what it costs", "induction-2l | weights and card, to where the course finds them",
+        "induction-2l --seed 3 --out mine | another seed, another place",
+    )  # fmt: skip
     train.add_argument("name", nargs="?", help="the recipe")
     train.add_argument("--list", action="store_true", help="what there is, and what it costs")
     train.add_argument("--seed", type=int, help="another seed than the recipe's first")
@@ -46,23 +71,51 @@ def parser() -> argparse.ArgumentParser:
         "--device", default="cpu", help="cpu, or cuda for toy models where there is a GPU (cpu)"
     )
 
-    seeds = commands.add_parser(
-        "seeds", help="run notebooks on other seeds and table what the claims measured"
-    )
+    seeds = command(
+        "seeds", "run notebooks on other seeds and table what the claims measured",
+        "04 | on seeds 0, 1 and 2", "03 --seeds 7 8 | on others",
+    )  # fmt: skip
     seeds.add_argument("notebooks", nargs="+", metavar="NN", help="numbers or names")
     seeds.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="which (0 1 2)")
 
-    student = commands.add_parser("student", help="copies without solutions and outputs")
+    student = command(
+        "student", "copies without solutions and outputs",
+        " | renew notebooks/student/", "01 02 --out handout | two copies for a class",
+        "03 --seed 7 | a variant of notebook 03", "01 --for nbgrader --out course | nbgrader's source folder",
+    )  # fmt: skip
     student.add_argument("notebooks", nargs="*", metavar="NN", help="numbers or names; all for none")
-    student.add_argument("--out", default="build/student", metavar="DIR", help="folder (build/student)")
-
-    badges = commands.add_parser(
-        "badges", help="rewrite badges, setup cells and README's table; tidy notebooks edited by hand"
+    student.add_argument(
+        "--out", metavar="DIR", help="folder (notebooks/student; with --seed or --for, one in build/)"
     )
-    badges.add_argument("--check", action="store_true", help="only say what is out of date")
+    student.add_argument(
+        "--seed", type=int, metavar="N",
+        help="a variant: the line SEED = 0 of a notebook gets this number, so that data, weights and measured numbers "
+        "differ; exercises and checks stay. A notebook without that line stays as it is, and is named",
+    )  # fmt: skip
+    student.add_argument(
+        "--for", dest="made_for", choices=["nbgrader"],
+        help="nbgrader: solutions stay, answers and checks carry its metadata and points, in source/NAME/NAME.ipynb",
+    )  # fmt: skip
 
-    commands.add_parser("site", help="build the site from the notebooks as they are")
-    commands.add_parser("doctor", help="check Python, packages, devices, checkpoints, disk")
+    badges = command(
+        "badges", "rewrite badges, setup cells and README's table; tidy notebooks edited by hand",
+        " | to the address in pyproject.toml", "--repo you/your_fork | to another one, which pyproject.toml keeps",
+        "--check | only say what is out of date",
+    )  # fmt: skip
+    badges.add_argument("--check", action="store_true", help="only say what is out of date")
+    badges.add_argument(
+        "--repo", metavar="OWNER/NAME", help="where the course lives (default: as pyproject.toml says)"
+    )
+    badges.add_argument("--branch", metavar="B", help="the branch that badges open (default: likewise)")
+
+    site = command(
+        "site", "build the site from the notebooks as they are",
+        " | then open build/site/index.html", "--out public | in a folder of your own",
+    )  # fmt: skip
+    site.add_argument("--out", metavar="DIR", help="folder (build/site)")
+    command(
+        "doctor", "check Python, packages, devices, checkpoints, disk", " | and what to do about each problem"
+    )
     return top
 
 
@@ -87,15 +140,15 @@ def dispatch(args: argparse.Namespace) -> int:
     if args.command == "student":
         from mi_course import classroom
 
-        return classroom.student(args.notebooks, args.out)
+        return classroom.student(args.notebooks, args.out, args.seed, args.made_for == "nbgrader")
     if args.command == "badges":
         from mi_course import classroom
 
-        return classroom.badges(check=args.check)
+        return classroom.badges(args.check, args.repo, args.branch)
     if args.command == "site":
         from mi_course import site
 
-        print(site.build())
+        print(site.build(args.out))
         return 0
     from mi_course import doctor
 
@@ -103,13 +156,17 @@ def dispatch(args: argparse.Namespace) -> int:
 
 
 def train(args: argparse.Namespace) -> int:
-    from mi_course import processes, recipes
+    from mi_course import claims, processes, recipes
 
     if args.list or not args.name:
         for recipe in recipes.everything().values():
-            cost = f"{recipe.minutes:g} min on {recipe.device}, {recipe.megabytes:g} MB"
+            minutes = (
+                f"{recipe.minutes:g}" if recipe.minutes > 0 else "?"
+            )  # NaN: never trained here, not shipped
+            cost = f"{minutes} min on {recipe.device}, {recipe.megabytes:g} MB"
             print(f"{recipe.name:24} {cost:28} {recipe.what}")
         return 0 if args.list else 2
+    writable(args.out or claims.data_dir() / "checkpoints")
     try:
         processes.join(args.name)
         path = recipes.train(args.name, seed=args.seed, out=args.out, device=args.device)
@@ -125,12 +182,45 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
+def writable(folder: str | Path) -> None:
+    """Better said now than after an hour of training."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+
+def quietly(args: argparse.Namespace) -> int:
+    """Do it without a word; if it fails, say everything on stderr."""
+    os.environ["TQDM_DISABLE"] = "1"
+    code, said = 1, io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            code = dispatch(args)
+    finally:
+        if code:
+            print(said.getvalue(), file=sys.stderr, end="")
+    return code
+
+
 def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     try:
-        return dispatch(args)
+        code = quietly(args) if args.quiet else dispatch(args)
+        sys.stdout.flush()
+        return code
     except CourseError as error:
         print(f"mi_course: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # of `… | head`: nobody reads on, and that is no failure
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # no permission, a full disk, a file where a folder should be
+        place = Path(error.filename) if error.filename else None
+        if place and place.suffix == ".tmp":  # of a file that is written beside its place
+            place = place.parent
+        where = f": {place}" if place else ""
+        other = " (another folder: --out)" if "out" in args and args.command != "run" else ""
+        print(f"mi_course: {error.strerror or error}{where}{other}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nmi_course: stopped.", file=sys.stderr)

@@ -10,8 +10,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -226,40 +230,42 @@ def fit(
     end = config.steps if stop_at is None else min(stop_at, config.steps)
     device = next(model.parameters()).device
     began = time.perf_counter() - history.seconds
-    bar = tqdm(
-        range(start, end), initial=start, total=end, disable=quiet(progress), mininterval=0.5, unit="step"
-    )
-    step = start
+    logged = in_a_log()
+    pace = {"mininterval": 30, "maxinterval": 30} if logged else {"mininterval": 0.5}
+    bar = tqdm(range(start, end), initial=start, total=end, disable=quiet(progress), unit="step", **pace)
     try:
-        for step in bar:
-            observe(model, step, history, evaluate, evaluate_at, snapshots_at, on_snapshot)
-            rate = config.rate(step)
-            for opt, lrs in zip(opts, base, strict=True):
-                for group, lr in zip(opt.param_groups, lrs, strict=True):
-                    group["lr"] = lr * rate
-            batch = sample(step).to(device)
-            value = loss(model, batch)
-            number = value.item()
-            if not math.isfinite(number):
-                raise TrainingDiverged(step, number, config.lr * rate, history)
-            for opt in opts:
-                opt.zero_grad(set_to_none=True)
-            value.backward()
-            if config.grad_clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
-            for opt in opts:
-                opt.step()
-            noted = after_step(model, step, opts) if after_step is not None else None
-            history.loss.append(number)
-            history.lr.append(config.lr * rate)
-            history.tokens += batch.numel() if not batch.is_floating_point() else len(batch)
-            history.seconds = time.perf_counter() - began
-            if noted:
-                history.notes.append({"step": step + 1, **noted})
-            if step % 20 == 0:
-                bar.set_postfix_str(say(number, noted, history, batch))
-            if checkpoint is not None and (step + 1) % checkpoint_every == 0:
-                save_state(checkpoint, model, opts, history, step + 1, config)
+        with between_steps() as stop_if_asked:
+            for step in bar:
+                stop_if_asked()
+                observe(model, step, history, evaluate, evaluate_at, snapshots_at, on_snapshot)
+                rate = config.rate(step)
+                for opt, lrs in zip(opts, base, strict=True):
+                    for group, lr in zip(opt.param_groups, lrs, strict=True):
+                        group["lr"] = lr * rate
+                batch = sample(step).to(device)
+                value = loss(model, batch)
+                number = value.item()
+                if not math.isfinite(number):
+                    raise TrainingDiverged(step, number, config.lr * rate, history)
+                for opt in opts:
+                    opt.zero_grad(set_to_none=True)
+                value.backward()
+                if config.grad_clip is not None:
+                    nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+                for opt in opts:
+                    opt.step()
+                noted = after_step(model, step, opts) if after_step is not None else None
+                history.loss.append(number)
+                history.lr.append(config.lr * rate)
+                history.tokens += batch.numel() if not batch.is_floating_point() else len(batch)
+                history.seconds = time.perf_counter() - began
+                if noted:
+                    history.notes.append({"step": step + 1, **noted})
+                if step % 20 == 0:
+                    bar.set_postfix_str(say(number, noted, history, batch), refresh=not logged)
+                if checkpoint is not None and (step + 1) % checkpoint_every == 0:
+                    save_state(checkpoint, model, opts, history, step + 1, config)
+            stop_if_asked()
     except CourseError as error:
         error.history = history
         raise
@@ -300,6 +306,37 @@ def say(loss: float, noted: dict | None, history: History, batch: Tensor) -> str
 def quiet(progress: bool) -> bool:
     """Bars are off on request, where TQDM_DISABLE is set, as under test, and in all processes but the first."""
     return not progress or processes.rank() > 0 or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
+
+
+def in_a_log() -> bool:
+    """Nobody watches the bar: a pipe or a file gets it every half minute, a terminal or a notebook twice a second."""
+    return not sys.stderr.isatty() and not type(sys.stderr).__module__.startswith("ipykernel")
+
+
+@contextmanager
+def between_steps() -> Iterator[Callable[[], None]]:
+    """Ctrl-C waits until the function that this yields is called, so that weights, optimiser, random state and history
+    belong to one step. A second one does not wait."""
+    usual = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or usual in (None, signal.SIG_IGN):
+        yield lambda: None
+        return
+    asked = []
+
+    def note(number, frame):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    def stop_if_asked():
+        if asked:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield stop_if_asked
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 # -- resume --------------------------------------------------------------------------------------

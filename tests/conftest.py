@@ -52,3 +52,17 @@ def clone(tmp_path, monkeypatch):
 
     add.root = tmp_path
     return add
+
+
+@pytest.fixture(scope="session")
+def whole_site(tmp_path_factory) -> Path:
+    """The site of the stored notebooks, with a gallery of a few features."""
+    from mi_course import site
+
+    folder = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        few = lambda: site.chosen_features("sae-512-l3", per_script=1, others=1)
+        patch.setattr(site, "feature_pages", few)
+        patch.setattr(site, "newest", lambda path: path)
+        site.build(folder)
+    return folder

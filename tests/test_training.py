@@ -104,6 +104,55 @@ fit(TinyTransformer(CONFIG), sample, TRAIN, checkpoint=sys.argv[1], checkpoint_e
 """
 
 
+@pytest.mark.parametrize("where", ["loss", "optimiser", "after the last step"])
+def test_ctrl_c_waits_for_the_end_of_a_step(tmp_path, monkeypatch, where):
+    """Wherever it comes, weights, optimiser, random state and history on disk belong to one step."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    count, step = [], Muon.step
+
+    def interrupted(*given, **how):
+        count.append(1)
+        if len(count) == (30 if "last" in where else 17):
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*given, **how) if where != "loss" else given[0](given[1], return_type="loss")
+
+    with monkeypatch.context() as patch:
+        if where != "loss":
+            patch.setattr(Muon, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trained(checkpoint=tmp_path / "s", **({"loss": interrupted} if where == "loss" else {}))
+    resumed = TinyTransformer(CONFIG)
+    history = fit(resumed, SAMPLE, TRAIN, checkpoint=tmp_path / "s", progress=False)
+    whole, uninterrupted = trained()
+    assert same(whole, resumed) and history.loss == uninterrupted.loss
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def hangs(model, batch):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("still here")
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(loss=hangs)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "the usual handler is back"
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_log_gets_few_lines(capsys):
+    model = TinyTransformer(CONFIG)
+    os.environ.pop("TQDM_DISABLE", None)
+    try:
+        fit(model, SAMPLE, TrainConfig(steps=300, lr=1e-3))
+    finally:
+        os.environ["TQDM_DISABLE"] = "1"
+    drawn = capsys.readouterr().err.count("\r")
+    assert 1 <= drawn <= 4, f"{drawn} redrawings in a pipe"
+
+
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
 def test_killed_process_resumes(tmp_path, how, pytestconfig):
     script = textwrap.dedent(KILLED.format(signal=how))
