@@ -7,7 +7,7 @@ STAMP := $(VENV)/.ready
 # One thread per process and fixed hashes, both where notebooks are stored and where they are compared.
 STEADY := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 TQDM_DISABLE=1 HF_HUB_OFFLINE=1
 
-.PHONY: help setup run lab test lint train bench bench-sae site test-pythons test-saelens
+.PHONY: help setup run lab test lint train bench bench-sae site mutants test-browser test-pythons test-saelens test-colab
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -30,7 +30,7 @@ lab: setup  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 test: lint  ## lint, then the tests and every notebook against its stored outputs
-	$(STEADY) $(BIN)/python -m pytest $(wildcard notebooks/*.ipynb) tests -n $(JOBS) --dist loadfile \
+	$(STEADY) $(BIN)/python -m pytest $(wildcard notebooks/*.ipynb) tests --ignore tests/test_browser.py -n $(JOBS) --dist loadfile \
 	  --nbval --nbval-current-env --nbval-cell-timeout=900 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 lint: setup  ## ruff on code and notebooks
@@ -52,6 +52,12 @@ bench-sae: setup  ## autoencoder training steps against sae-lens, dictionary-lea
 site: setup  ## the offline site from the notebooks as they are stored
 	@$(BIN)/python -m mi_course site
 
+mutants: setup  ## break every exercise's solution in every way; what the checks say of it goes to docs/checks.md
+	@$(STEADY) $(BIN)/python -m tests.mutants
+
+test-browser: setup  ## in a real Chromium: the site, and JupyterLab with a student copy
+	$(STEADY) $(BIN)/python -m pytest tests/test_browser.py
+
 test-pythons: ## make test on every Python 3.10–3.13 found here
 	@for v in 3.10 3.11 3.12 3.13; do \
 	  py=`command -v python$$v || ls -d $$HOME/.pyenv/versions/$$v.*/bin/python 2>/dev/null | tail -1`; \
@@ -64,3 +70,10 @@ test-saelens: setup  ## SAELens, in an environment of its own, reads our autoenc
 	@test -e build/saelens/.ready || { $(PYTHON) -m venv build/saelens && \
 	  build/saelens/bin/python -m pip install -q --disable-pip-version-check torch sae-lens==6.54.12 && touch build/saelens/.ready; }
 	$(STEADY) $(BIN)/python -m pytest tests/test_saelens.py
+
+test-colab: build/.colab-passed  ## notebooks 00–03 as on a fresh Colab machine, and what Binder reads; nothing to do if nothing changed
+
+build/.colab-passed: $(STAMP) tests/test_colab.py environment.yml $(wildcard notebooks/0[0-3]_*.ipynb notebooks/student/00_*.ipynb) \
+  $(shell find mi_course data -type f -not -name '*.pyc')
+	MI_COLAB=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_colab.py -q -s
+	@touch $@

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import HEAD, line, sae, shown, small_transformers, toy_models, zero_layer
+from benchmarks import HEAD, line, patching, sae, shown, small_transformers, toy_models, zero_layer
 from mi_course.course import cpu_model
 
 HERE = Path(__file__).parent
@@ -44,7 +44,7 @@ def notebooks() -> list[str]:
 
 
 def main() -> None:
-    rows = [*small_transformers.run(), *zero_layer.run(), *toy_models.run(), *sae.run()]
+    rows = [*small_transformers.run(), *zero_layer.run(), *toy_models.run(), *sae.run(), *patching.run()]
     table = Table("what", "peer", "ours", "theirs", "ratio (10–90%)", "goal", "same result?")
     lines = [
         "# Measured",

@@ -32,7 +32,15 @@ from mi_course.patching_results import (  # noqa: F401  (the whole of patching i
     prob,
     rank,
 )
-from mi_course.patching_runs import Run, checked_pos, chosen, noised_embeddings, record  # noqa: F401
+from mi_course.patching_runs import (  # noqa: F401
+    Run,
+    checked_pos,
+    checked_tokens,
+    chosen,
+    noised_embeddings,
+    record,
+    recorded_with,
+)
 
 SITES = {  # node kind → site
     "resid_pre": "resid_pre", "resid_mid": "resid_mid", "resid_post": "resid_post", "attn_out": "attn_out",
@@ -71,10 +79,11 @@ class Experiment:
                 "the same prompts in the same number of tokens."
             )
         self.model, self.max_bytes, self.progress = model, max_bytes, progress
-        self.clean, self.corrupted = (
-            run if isinstance(run, Run) else record(model, run) for run in (clean, corrupted)
-        )
+        self.clean = clean if isinstance(clean, Run) else record(model, clean)
         self.engine = self.clean.engine
+        if not isinstance(corrupted, Run):
+            corrupted = recorded_with(self.engine, checked_tokens(model, corrupted))
+        self.corrupted = corrupted
         self._check_runs()
         self.n_batch, self.n_pos = self.clean.tokens.shape
         self.right, self.wrong = self._answers("right", right), self._answers("wrong", wrong)

@@ -110,10 +110,10 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Weights of a block, heads side by side: x @ W_qkv is [q k v], each head · d_head wide."""
+    """Weights of a block, views of the model's own where possible; heads stand side by side."""
 
-    W_qkv: Float[Tensor, "d_model qkv"]
-    b_qkv: Float[Tensor, "n_ctx qkv"] | Float[Tensor, "1 qkv"]  # with what positions add to q and k
+    W: dict[str, Float[Tensor, "d_model z"]]  # of q, k and v
+    b: dict[str, Float[Tensor, "n_ctx z"] | Float[Tensor, "1 z"]]  # with what positions add to q and k
     W_O: Float[Tensor, "z d_model"]
     b_O: Float[Tensor, "d_model"]
     norm1: object
@@ -140,19 +140,16 @@ def normaliser(kind: str | None, module, eps: float):
 def read_layer(block, cfg, positions: Tensor | None) -> Layer:
     """The weights of a `TinyTransformer`'s or a bridge's block."""
     attn, norm = block.attn, partial(normaliser, cfg.normalization_type, eps=cfg.eps)
-    W = [getattr(attn, f"W_{letter}").detach().transpose(0, 1).flatten(1) for letter in "QKV"]
-    b = [getattr(attn, f"b_{letter}", None) for letter in "QKV"]
-    b = [W[0].new_zeros(W[0].shape[1]) if bias is None else bias.detach().flatten() for bias in b]
-    W_O = attn.W_O.detach().flatten(0, 1)
-    bias = torch.cat(b)[None]
+    W = {x: getattr(attn, f"W_{x.upper()}").detach().transpose(0, 1).flatten(1) for x in "qkv"}
+    b = {x: getattr(attn, f"b_{x.upper()}", None) for x in "qkv"}
+    b = {x: W[x].new_zeros(1, W[x].shape[1]) if b[x] is None else b[x].detach().view(1, -1) for x in "qkv"}
     if positions is not None:
-        bias = bias + F.pad(positions @ torch.cat(W[:2], 1), (0, W[2].shape[1]))
+        b |= {x: b[x] + positions @ W[x] for x in "qk"}
+    W_O = attn.W_O.detach().flatten(0, 1)
     smear = attn.smear.detach().sigmoid()[:, None] if hasattr(attn, "smear") else None
     b_O = getattr(attn, "b_O", None)
     zero = W_O.new_zeros(W_O.shape[1])
-    layer = Layer(
-        torch.cat(W, 1), bias, W_O, zero if b_O is None else b_O.detach(), norm(block.ln1), smear=smear
-    )
+    layer = Layer(W, b, W_O, zero if b_O is None else b_O.detach(), norm(block.ln1), smear=smear)
     if cfg.attn_only:
         return layer
     mlp = block.mlp
@@ -175,7 +172,8 @@ class Forward:
         self.model = model
         self.n_heads, self.d_head, self.n_layers = cfg.n_heads, cfg.d_head, cfg.n_layers
         self.W_E, self.W_U = model.W_E.detach(), model.W_U.detach()
-        self.b_U = getattr(model, "b_U", None)
+        b_U = getattr(model, "b_U", None)
+        self.b_U = None if b_U is None else b_U.detach()
         self.W_pos = model.W_pos.detach() if kind not in ("none", "rotary", "shortformer") else None
         table = model.W_pos.detach() if kind == "shortformer" else None
         seeing = getattr(cfg, "position_layers", None)
@@ -194,14 +192,14 @@ class Forward:
         x = F.embedding(tokens, self.W_E) if embed is None else embed
         return x if self.W_pos is None else x + self.W_pos[: x.shape[1]]
 
-    def project(self, i: int, x: Tensor, pos: Tensor, parts: slice = slice(0, 3)) -> list[Tensor]:
+    def project(self, i: int, x: Tensor, pos: Tensor, letters: str = "qkv") -> list[Tensor]:
         """Of q, k and v the wanted ones, [… head d_head], from the stream that enters block i."""
-        layer, width = self.layers[i], self.n_heads * self.d_head
-        at = slice(parts.start * width, parts.stop * width)
-        bias = layer.b_qkv[:, at]
-        x, W = layer.norm1(x), layer.W_qkv[:, at]
-        out = F.linear(x, W.T, bias[0]) if len(bias) == 1 else x @ W + bias[pos]
-        return [part.unflatten(-1, (self.n_heads, self.d_head)) for part in out.split(width, -1)]
+        layer, x = self.layers[i], self.layers[i].norm1(x)
+        found = []
+        for W, b in ((layer.W[letter], layer.b[letter]) for letter in letters):
+            out = F.linear(x, W.T, b[0]) if len(b) == 1 else x @ W + b[pos]
+            found.append(out.unflatten(-1, (self.n_heads, self.d_head)))
+        return found
 
     def turns(self, i: int) -> bool:
         """Whether queries and keys are turned or smeared on the way to the scores."""
@@ -382,8 +380,8 @@ class Rerun:
         """q, k, v of the changed rows; q only of those that ask."""
         if asking is rows:
             return self.forward.project(i, x, rows.pos)
-        q = self.forward.project(i, x[rows.index[asking.copy, asking.pos]], asking.pos, slice(0, 1))
-        return q + self.forward.project(i, x, rows.pos, slice(1, 3))
+        q = self.forward.project(i, x[rows.index[asking.copy, asking.pos]], asking.pos, "q")
+        return q + self.forward.project(i, x, rows.pos, "kv")
 
     def mixed(self, i: int, q, k, v, edits: list) -> Float[Tensor, "copy pos head d_head"]:
         """z [copy pos head d_head] of queries, keys and values, with the pattern edited or held at the record."""
@@ -442,15 +440,11 @@ class Hooked:
         """One copy at a time takes what a run takes; there is nothing to bound."""
         return 1
 
-    def starting(self, run) -> list[tuple]:
-        """The hook that puts a run's own embeddings in the place of its tokens'."""
-        return [] if run.embed is None else [("hook_embed", lambda x, hook: run.embed)]
-
     def logits(self, run, edits: list[Edit], n_cells: int, at, columns=None, freeze: bool = False):
         """Logits [cell batch d_vocab] (or columns) at positions `at`, each cell a run of the model with hooks."""
         every, prompts = [], torch.arange(len(at), device=at.device)
         for cell in range(n_cells):
-            hooks = self.starting(run) + (self.frozen(run) if freeze else [])
+            hooks = embedding(run.embed) + (self.frozen(run) if freeze else [])
             for edit in (edit.within(cell, cell + 1) for edit in edits):
                 if len(edit.cell):
                     hooks.append((self.hook_name(edit.site, edit.layer), partial(apply_edit, edit=edit)))
@@ -479,20 +473,37 @@ def apply_edit(x: Tensor, hook, edit: Edit) -> Tensor:
     return flipped.transpose(1, 2) if edit.site == "pattern" else flipped
 
 
-def engine(model, tokens: Int[Tensor, "batch pos"]) -> Forward | Hooked:
-    """`Forward` where it gives the model's own logits of the first prompt, else `Hooked`."""
+UNFORESEEN = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+
+
+@torch.no_grad()
+def engine(model, tokens: Int[Tensor, "batch pos"], embed=None) -> tuple[Forward | Hooked, Activations]:
+    """`Forward` where it gives the model's own logits, else `Hooked`; and the activations of this run."""
     try:
-        forward, first = Forward(model), tokens[:1]
-        acts = forward.trace(forward.embed(first))
-        logits, ours = model(first), forward.readout(acts["resid_post", forward.n_layers - 1])
-    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        return Hooked(
-            model
-        )  # some weight is missing or of another shape: an architecture that was not foreseen
-    close = 100 * torch.finfo(logits.dtype).eps * (1 + logits.abs().max())
-    return forward if float((logits - ours).abs().max()) <= float(close) else Hooked(model)
+        forward = Forward(model)
+        acts = forward.trace(forward.embed(tokens, embed))
+        if agrees(forward, acts, tokens, embed):
+            return forward, acts
+    except UNFORESEEN:  # a weight is missing or of another shape: the architecture is none we know
+        pass
+    return Hooked(model), record(Hooked(model), tokens, embed)
 
 
+def agrees(forward: Forward, acts: Activations, tokens: Int[Tensor, "batch pos"], embed=None) -> bool:
+    """Whether the trace ends in the model's own logits, at the last position of the first prompt."""
+    hooks = embedding(None if embed is None else embed[:1])
+    theirs = forward.model.run_with_hooks(tokens[:1], fwd_hooks=hooks)[0, -1]
+    ours = forward.readout(acts["resid_post", forward.n_layers - 1][:1, -1])[0]
+    close = 100 * torch.finfo(theirs.dtype).eps * (1 + theirs.abs().max())
+    return bool((theirs - ours).abs().max() <= close)
+
+
+def embedding(embed: Tensor | None) -> list[tuple]:
+    """The hook that puts given embeddings in the place of the tokens'."""
+    return [] if embed is None else [("hook_embed", lambda x, hook: embed)]
+
+
+@torch.no_grad()
 def record(forward: Forward | Hooked, tokens: Int[Tensor, "batch pos"], embed=None) -> Activations:
     """Every activation of one run, detached."""
     if isinstance(forward, Forward):
@@ -500,8 +511,6 @@ def record(forward: Forward | Hooked, tokens: Int[Tensor, "batch pos"], embed=No
     model, acts = forward.model, {}
     names = {f"blocks.{i}.{hook}": (site, i) for site, hook in HOOKS.items() for i in range(forward.n_layers)}
     note = lambda x, hook: acts.__setitem__(names[hook.name], x.detach().clone())  # noqa: E731
-    start = [] if embed is None else [("hook_embed", lambda x, hook: embed)]
-    model.run_with_hooks(
-        tokens, fwd_hooks=[*start, *((name, note) for name in names if name in model.hook_dict)]
-    )
+    hooks = embedding(embed) + [(name, note) for name in names if name in model.hook_dict]
+    model.run_with_hooks(tokens, fwd_hooks=hooks)
     return acts

@@ -65,21 +65,19 @@ def softmax_effects(
 ) -> Float[Tensor, "batch head pos"]:  # fmt: skip
     """Effects of changed queries or keys: the pattern recomputed exactly, the metric linear in the pattern.
 
-    A query changes its own row. One key changes one score of every later row: with δ its change and p its weight, the
-    row is divided by Z = 1 + p(e^δ − 1) and that weight grows by e^δ, so no row need be computed twice.
+    A query changes its own row. A key changes one column, and with it every later row's softmax: one pass a key.
     """
     q, k, pattern = (host[site, layer] for site in ("q", "k", "pattern"))
     if kind == "q" or jointly:
         q, k = (source["q", layer], k) if kind == "q" else (q, source["k", layer])
         return ((forward.scores(q, k).softmax(-1) - pattern) * slope).sum(-1)
     scores, new = forward.scores(q, k), forward.scores(q, source["k", layer])
-    change = torch.where(scores.isfinite(), new - scores, 0.0)
-    log_p = scores.log_softmax(-1)
-    log_Z = torch.logaddexp(torch.log1p(-log_p.exp()), log_p + change)
-    shrunk = torch.expm1(-log_Z)  # 1/Z − 1
-    rest = (pattern * slope).sum(-1, keepdim=True) * shrunk
-    own = slope * ((log_p + change - log_Z).exp() - pattern * (shrunk + 1))
-    return torch.where(scores.isfinite(), rest + own, 0.0).sum(-2)
+    effects = []
+    for key in range(scores.shape[-1]):
+        changed = scores.clone()
+        changed[..., key] = new[..., key]
+        effects.append(((changed.softmax(-1) - pattern) * slope).sum((-1, -2)))
+    return torch.stack(effects, -1)
 
 
 # -- edges ---------------------------------------------------------------------------------------
@@ -98,19 +96,19 @@ def senders(forward: Forward, host: Activations, source: Activations) -> dict[st
 
 def receivers(forward: Forward, acts: Activations, slopes: Activations) -> dict[str, Tensor]:
     """The metric's gradient with respect to each part's own copy of the stream that it reads."""
-    found = {}
+    found, alone = (
+        {},
+        torch.eye(forward.n_heads).to(acts["v", 0])[:, None, None, :, None],
+    )  # one head's slope at a time
+    pos = torch.arange(acts["resid_pre", 0].shape[1], device=alone.device)
     for i in range(forward.n_layers):
+        copies = acts["resid_pre", i].expand(forward.n_heads, *acts["resid_pre", i].shape)
         for letter in "qkv":
-            slope = slopes[(letter + "_raw") if letter != "v" and forward.turns(i) else letter, i]
-            heads = (
-                torch.eye(forward.n_heads).to(slope)[:, None, None, :, None] * slope
-            )  # one head's slope at a time
-            copies = acts["resid_pre", i].expand(forward.n_heads, *acts["resid_pre", i].shape)
-            at = "qkv".index(letter)
-            function = lambda x, i=i, at=at: forward.project(
-                i, x, torch.arange(x.shape[-2]), slice(at, at + 1)
-            )[0]  # noqa: E731
-            found |= {f"{letter} {i}.{h}": g for h, g in enumerate(pulled_back(function, copies, heads))}
+            project = lambda x, i=i, letter=letter: forward.project(i, x, pos, letter)[0]  # noqa: E731
+            slope = slopes[f"{letter}_raw" if letter != "v" and forward.turns(i) else letter, i]
+            found |= {
+                f"{letter} {i}.{h}": g for h, g in enumerate(pulled_back(project, copies, alone * slope))
+            }
         if forward.act is not None:
             mlp = lambda x, i=i: forward.mlp_write(i, forward.neurons(i, x))  # noqa: E731
             found[f"mlp_in {i}"] = pulled_back(mlp, acts["resid_mid", i], slopes["mlp_out", i])

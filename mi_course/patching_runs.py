@@ -37,13 +37,13 @@ class Run:
         """All activations 0: the source of zero ablation. No layer ever saw such a stream."""
         return self._made("zero", torch.zeros_like)
 
-    def mean(self, groups: Sequence | None = None) -> Run:
+    def mean(self, groups: Sequence | Tensor | None = None) -> Run:
         """Means over prompts, or over the prompts of the same group (template): the source of mean ablation."""
         member = same_group(groups, len(self.tokens), self.tokens.device)
         weight = member / member.sum(1, keepdim=True)
         return self._made("mean", lambda x: torch.einsum("ab,b...->a...", weight.to(x.dtype), x))
 
-    def resampled(self, seed: int, groups: Sequence | None = None) -> Run:
+    def resampled(self, seed: int, groups: Sequence | Tensor | None = None) -> Run:
         """Each prompt's activations from another prompt (of its group), drawn once: resample ablation.
 
         A prompt keeps its own only where its group has no other.
@@ -56,7 +56,7 @@ class Run:
         return self._made("resampled", lambda x: x[other.to(x.device)])
 
 
-def same_group(groups: Sequence | None, n: int, device) -> Float[Tensor, "prompt prompt"]:
+def same_group(groups: Sequence | Tensor | None, n: int, device) -> Float[Tensor, "prompt prompt"]:
     """1 where two prompts belong together; without groups all do."""
     groups = [0] * n if groups is None else groups.tolist() if isinstance(groups, Tensor) else list(groups)
     if len(groups) != n:
@@ -66,11 +66,21 @@ def same_group(groups: Sequence | None, n: int, device) -> Float[Tensor, "prompt
     return (label[:, None] == label).float()
 
 
-@torch.no_grad()
 def record(
     model, tokens: Int[Tensor, "batch pos"], *, embed: Float[Tensor, "batch pos d_model"] | None = None
 ) -> Run:
     """One forward with every activation kept; `embed` stands in for the tokens' embeddings (`hook_embed`)."""
+    tokens = checked_tokens(model, tokens)
+    if embed is not None and embed.shape != (*tokens.shape, model.cfg.d_model):
+        raise CourseError(
+            f"embed is {list(embed.shape)}, not [*{list(tokens.shape)}, d_model={model.cfg.d_model}]."
+        )
+    engine, acts = patching_forward.engine(model, tokens, embed)
+    return checked_run(Run(tokens, acts, engine, embed))
+
+
+def checked_tokens(model, tokens: Int[Tensor, "..."]) -> Int[Tensor, "batch pos"]:
+    """Tokens the model can read, on its device."""
     if tokens.ndim != 2 or not tokens.numel():
         raise CourseError(f"tokens must be [batch pos] with at least one of each, not {list(tokens.shape)}.")
     if not len(model.blocks):
@@ -81,12 +91,19 @@ def record(
     low, high = int(tokens.min()), int(tokens.max())
     if low < 0 or high >= model.cfg.d_vocab:
         raise CourseError(f"Token ids {low}…{high} leave the vocabulary 0…{model.cfg.d_vocab - 1}.")
-    engine = patching_forward.engine(model, tokens)
-    acts = patching_forward.record(engine, tokens, embed)
-    last = acts["resid_post", engine.n_layers - 1]
-    if not bool(last.isfinite().all()):
+    return tokens
+
+
+def recorded_with(engine: Forward | Hooked, tokens: Int[Tensor, "batch pos"]) -> Run:
+    """`record` with an engine that is there already."""
+    return checked_run(Run(tokens, patching_forward.record(engine, tokens), engine))
+
+
+def checked_run(run: Run) -> Run:
+    """The run itself, if it ends in numbers."""
+    if not bool(run.acts["resid_post", run.engine.n_layers - 1].isfinite().all()):
         raise CourseError("This run holds NaN or infinity: look at the model or the embeddings that made it.")
-    return Run(tokens, acts, engine, embed)
+    return run
 
 
 def noised_embeddings(

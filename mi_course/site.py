@@ -1,95 +1,69 @@
-"""The offline site: every notebook as a page, and an index with the path and the claims.
+"""The offline site: every notebook as a page, the claims, a glossary, the features, and a search over all of them.
 
-nbconvert makes the pages; MathJax lies beside them, and the CircuitsVis library stands once in each page that
-needs it, so that reading asks for nothing from outside.
+nbconvert makes the pages of the notebooks, Jinja the pages around them, from the templates in `data/site/templates`.
+What several pages need (style, MathJax, CircuitsVis, the search) lies beside them once, so that reading asks for
+nothing from outside.
 """
 
 import hashlib
-import html
 import json
 import re
 import shutil
 import sys
+from collections import Counter
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import jinja2
 import nbformat
 from nbconvert.exporters import HTMLExporter
-from pygments.formatters import HtmlFormatter
+from nbconvert.filters import markdown2html as markdown
+from pygments.styles import get_style_by_name
+from pygments.token import STANDARD_TYPES
 
-from mi_course import claims, course
+from mi_course import claims, course, site_claims, site_glossary
+from mi_course.errors import CourseError
+from mi_course.site_parts import Record, change_words, environment, plain, render, words_of
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2430; --soft: #59616e; --paper: #fff; --panel: #f5f6f8; --rule: #d8dce3;
-  --link: #0b57c2; --good: #17693a; --bad: #a3231b; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e7ec; --soft: #a5adba; --paper: #15181d; --panel: #1f242b;
-  --rule: #3a414c; --link: #8ab8ff; --good: #7bd49b; --bad: #ff9c94; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.6 system-ui, sans-serif; }
-main, header, footer { max-width: 60rem; margin: 0 auto; padding: 1rem 1.2rem; }
-a { color: var(--link); } a:focus-visible, summary:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
-.skip { position: absolute; left: -100rem; } .skip:focus { position: static; }
-h1 { line-height: 1.2; } h2 { margin-top: 2.2em; border-bottom: 1px solid var(--rule); }
-.anchor-link { visibility: hidden; margin-left: .4em; text-decoration: none; }
-:is(h1, h2, h3, h4):hover .anchor-link, .anchor-link:focus { visibility: visible; }
-code { font: .9em ui-monospace, monospace; background: var(--panel); padding: .1em .25em; border-radius: 3px; }
-pre { font: .86rem/1.45 ui-monospace, monospace; overflow-x: auto; margin: 0; padding: .7rem .9rem; }
-pre code { padding: 0; background: none; }
-.code_cell { margin-top: 1rem; }
-.input_area { background: var(--panel); border: 1px solid var(--rule); border-radius: 6px; }
-.output_area { margin: .5rem 0 1rem; overflow-x: auto; } .output_area pre { padding-left: .9rem; }
-.prompt { display: none; }
-img { max-width: 100%; height: auto; } figure { margin: 0; } figcaption, .soft { color: var(--soft); }
-.scroll, .text_cell_render { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .92rem; } caption { text-align: left; color: var(--soft); }
-th, td { border-bottom: 1px solid var(--rule); padding: .35em .7em; text-align: left; vertical-align: top; }
-mjx-container { max-width: 100%; } mjx-container[display=true] { overflow-x: auto; overflow-y: hidden; min-width: 0 !important; }
-details { background: var(--panel); border: 1px solid var(--rule); border-radius: 6px; padding: .4em .8em; margin: .6em 0; }
-.id { white-space: nowrap; } .met { color: var(--good); } .missed { color: var(--bad); }
-@media (max-width: 40rem) { .output_area table { width: max-content; max-width: 44rem; } }
-@media print { nav, .anchor-link { display: none; } .input_area, .output_area { break-inside: avoid; } }
-"""
-
-# Formulas stand in text only: a dollar in an output or in a token is a dollar.
-MATHJAX = """<script>MathJax = {
-  tex: { inlineMath: [["$", "$"]], processEscapes: true },
-  options: { enableMenu: false, ignoreHtmlClass: "mi-page", processHtmlClass: "text_cell_render" } };</script>
-<script defer src="mathjax.js"></script>"""
-
+SHIPPED = ("site.js", "search.js", "minisearch.js", "mathjax.js")
 OUTSIDE_IMAGE = re.compile(r'<img\b[^>]*\bsrc="https?:[^>]*>')  # a badge: its words will do
-
-PAGE = """<!doctype html>
-<html lang="en-GB"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><link rel="icon" href="data:,"><style>{style}</style>{head}</head>
-<body><a class="skip" href="#content">Skip to content</a>
-<header><nav aria-label="Course">{nav}</nav></header>
-<main id="content" class="mi-page">
-{body}
-</main></body></html>
-"""
+TO_NOTEBOOK = re.compile(r'href="(?:\.\./)?(?:notebooks/)?(\d\d_\w+)\.ipynb(#[^"]*)?"')
+TO_DOCUMENT = re.compile(r'href="(?:docs/)?([\w-]+)\.md(#[^"]*)?"')
+TO_FILE = re.compile(r'href="(?:\.\./)*(?!(?:[\w-]+\.html|[a-z]+:)|[#"/])([^"]+)"')
+HEADING = re.compile(r'<h(\d) id="[^"]*">(.*?)<a class="anchor-link" href="[^"]*"', re.DOTALL)
+SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)\n *### END SOLUTION", re.DOTALL | re.MULTILINE)
 
 
-def build() -> str:
-    """Write build/scoreboard.json and build/site/; return the scoreboard and where the site is, as text."""
-    folder = course.root() / "build"
-    pages = [newest(path) for path in course.find()]
-    board = claims.Scoreboard.from_notebooks(pages)
-    course.write(folder / "scoreboard.json", board.to_json())
-    notebooks = [nbformat.read(path, as_version=4) for path in pages]
-    names = [path.stem for path in pages]
-    for number, (name, nb) in enumerate(zip(names, notebooks)):
-        around = (
-            names[number - 1] if number else None,
-            names[number + 1] if number + 1 < len(names) else None,
+@dataclass
+class Page:
+    """One notebook, and what its opening says."""
+
+    name: str
+    nb: nbformat.NotebookNode
+    counts: dict[str, int] = field(default_factory=dict)  # verdict → how often
+
+    def __post_init__(self):
+        self.title, self.question = title_of(self.nb, self.name), question_of(self.nb)
+        self.measured = measured_of(self.nb)
+
+    @property
+    def number(self) -> str:
+        return self.name[:2]
+
+
+def build(out: str | Path | None = None) -> str:
+    """Write build/scoreboard.json and the site (to build/site, or `out`); return the scoreboard and where the site is, as text."""
+    paths = [newest(path) for path in course.find()]
+    if not paths:
+        raise CourseError(
+            f"There is nothing to show: {course.root() / 'notebooks'} has no notebook NN_name.ipynb."
         )
-        course.write(folder / "site" / f"{name}.html", page_of(nb, name, around))
-    shutil.copy(claims.data_dir() / "site" / "mathjax.js", folder / "site")
-    gallery = (
-        feature_gallery(folder / "site" / "features") if any(n.startswith("05") for n in names) else None
-    )
-    course.write(
-        folder / "site" / "index.html", index(dict(zip(names, notebooks)), board, gallery is not None)
-    )
-    return f"{board}\n\nThe site: {(folder / 'site' / 'index.html').as_uri()}"
+    board = claims.Scoreboard.from_notebooks(paths)
+    folder = Path(out) if out else course.root() / "build" / "site"
+    course.write(course.root() / "build" / "scoreboard.json", board.to_json())
+    write_site(folder, read_pages(paths, board), board)
+    return f"{board}\n\nThe site: {(folder.resolve() / 'index.html').as_uri()}"
 
 
 def newest(path: Path) -> Path:
@@ -98,32 +72,117 @@ def newest(path: Path) -> Path:
     return executed if executed.exists() and executed.stat().st_mtime >= path.stat().st_mtime else path
 
 
+def read_pages(paths: list[Path], board: claims.Scoreboard) -> list[Page]:
+    pages = [Page(path.stem, nbformat.read(path, as_version=4)) for path in paths]
+    for page in pages:
+        page.counts = dict(
+            Counter(row.verdict or "open" for row in board.rows if row.notebook == page.number)
+        )
+    return pages
+
+
+def write_site(folder: Path, notebooks: list[Page], board: claims.Scoreboard) -> None:
+    """All pages, and beside them what they share."""
+    features = feature_pages() if any(page.number == "05" for page in notebooks) else []
+    templates, documents = environment(bool(features)), document_pages()
+    around = zip([None, *notebooks], notebooks, [*notebooks[1:], None])
+    made = {page.name: notebook_page(templates, page, before, after) for before, page, after in around}
+    texts = {f"{name}.html": text for name, (text, _) in made.items()}
+    texts |= site_claims.pages(templates, notebooks, board)
+    texts["glossary.html"] = site_glossary.page(templates, {name: used for name, (_, used) in made.items()})
+    for document in documents:
+        words = {"body": document.body, "formulas": "$" in document.body}
+        texts[document.address] = render(templates, "page", document.address, document.title, **words)
+    texts["index.html"] = index(templates, notebooks, documents, board, bool(features))
+    texts["search.html"] = render(templates, "search", "search.html", "Search")
+    texts["search-data.js"] = search_data(all_records(notebooks, documents, features))
+    for name, text in texts.items():
+        course.write(folder / name, text)
+    write_features(folder / "features", features, templates)
+    share(folder)
+
+
+def index(templates, notebooks: list[Page], documents: list, board: claims.Scoreboard, gallery: bool) -> str:
+    """The path through the course, and what else there is."""
+    counts = {"settled": len({row.claim.id for row in board.rows}), "terms": len(site_glossary.glossary())}
+    counts |= {"papers": len({row.claim.paper.key for row in board.rows})}
+    counts |= {"corrections": len(claims.corrections())}
+    shelf = {"notebooks": notebooks, "docs": documents, "gallery": gallery, **counts}
+    return render(templates, "index", "index.html", "mi_course", **shelf)
+
+
+def share(folder: Path) -> None:
+    """What all pages need, once."""
+    from mi_course.plots import circuitsvis_script
+
+    shipped = claims.data_dir() / "site"
+    for name in SHIPPED:
+        shutil.copyfile(shipped / name, folder / name)
+    style = (shipped / "style.css").read_text(encoding="utf-8")
+    course.write(folder / "style.css", f"{style}\n{code_colours()}\n")
+    library = circuitsvis_script().removeprefix("<script>").removesuffix("</script>")
+    course.write(folder / "circuitsvis.js", library)
+
+
+# --- what pages share ---
+
+
+def code_colours() -> str:
+    """The colours of code, each as a pair for light and dark."""
+    light, dark = get_style_by_name("default"), get_style_by_name("github-dark")
+    lines = []
+    for token, name in STANDARD_TYPES.items():
+        pair = [style.style_for_token(token)["color"] for style in (light, dark)]
+        if name and any(pair):
+            one, other = (f"#{colour}" if colour else "currentColor" for colour in pair)
+            lines.append(f".highlight .{name} {{ color: light-dark({one}, {other}); }}")
+    return "\n".join(lines)
+
+
 # --- one notebook ----------------------------------------------------------------------------------
 
 
-def page_of(nb: nbformat.NotebookNode, name: str, around: tuple[str | None, str | None]) -> str:
-    """A notebook as a page that stands alone."""
-    body, _ = HTMLExporter(template_name="basic").from_notebook_node(nb)
+def notebook_page(
+    templates: jinja2.Environment, page: Page, before: Page | None = None, after: Page | None = None
+) -> tuple[str, set[str]]:
+    """A notebook as a page, and the glossary's terms that it uses."""
+    exporter, nb = Exporter(), deepcopy(page.nb)
+    for output in (output for cell in nb.cells for output in cell.get("outputs", [])):
+        if "text/html" in output.get("data", {}):
+            output.data["text/html"] = site_claims.with_ways_back(output.data["text/html"])
+    body = local_links(exporter.from_notebook_node(nb)[0])
+    contents = [
+        (record.address.split("#")[1], record.title)
+        for record in notebook_records(page, level=2)
+        if "#" in record.address
+    ]
+    words = {"body": body, "sections": contents, "before": before, "after": after, "formulas": "$" in body}
+    words["views"] = "globalThis.CircuitsVis" in body
+    text = render(templates, "notebook", f"{page.name}.html", page.title, **words)
+    return text, exporter.used
+
+
+class Exporter(HTMLExporter):
+    """nbconvert's, with folded solutions, and with links from a page's words to claims and glossary."""
+
+    def __init__(self):
+        folder = claims.data_dir() / "site" / "templates"
+        super().__init__(template_name="cells", extra_template_basedirs=[str(folder)])
+        self.used: set[str] = set()
+        self.register_filter("markdown2html", self.words)
+        self.register_filter("without_solution", lambda source: SOLUTION.sub(r"\1...", source))
+        self.register_filter("solved", lambda source: SOLUTION.sub(r"\2", source))
+
+    def words(self, source: str) -> str:
+        link = lambda text: site_claims.with_claims(site_glossary.with_terms(text, self.used))
+        return change_words(markdown(source), link)
+
+
+def local_links(body: str) -> str:
+    """Links between notebooks and documents as links between pages; a picture from outside becomes its words."""
     body = OUTSIDE_IMAGE.sub(lambda image: (re.search(r'alt="([^"]*)"', image[0]) or ["", ""])[1], body)
-    before, after = (f'<a href="{other}.html">{other}</a>' if other else "" for other in around)
-    nav = f'<a href="index.html">mi_course</a> {before and "· ← " + before} {after and "· " + after + " →"}'
-    head = MATHJAX
-    if "globalThis.CircuitsVis" in body:
-        from mi_course.plots import circuitsvis_script
-
-        head += circuitsvis_script()
-    return PAGE.format(
-        title=html.escape(title_of(nb, name)), style=STYLE + _code_colours(), head=head, nav=nav, body=body
-    )
-
-
-def _code_colours() -> str:
-    light = HtmlFormatter(style="default").get_style_defs(".highlight")
-    dark = HtmlFormatter(style="github-dark").get_style_defs(".highlight")
-    return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n.highlight {{ background: none !important }}"
-
-
-# --- the index -------------------------------------------------------------------------------------
+    body = TO_NOTEBOOK.sub(lambda to: f'href="{to[1]}.html{to[2] or ""}"', body)
+    return TO_DOCUMENT.sub(lambda to: f'href="doc-{to[1]}.html{to[2] or ""}"', body)
 
 
 def title_of(nb: nbformat.NotebookNode, name: str) -> str:
@@ -148,76 +207,89 @@ def measured_of(nb: nbformat.NotebookNode) -> str:
     return said[1] if said else ""
 
 
-def inline(text: str) -> str:
-    """A line of markdown as HTML, as far as titles and questions go: `code` and nothing else."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+# --- documents -------------------------------------------------------------------------------------
 
 
-def index(
-    notebooks: dict[str, nbformat.NotebookNode], board: claims.Scoreboard, gallery: bool = False
-) -> str:
-    """The path through the course, and every claim with its verdict and numbers."""
-    path = "".join(
-        f'<tr><th scope="row"><a href="{name}.html">{inline(title_of(nb, name))}</a></th>'
-        f"<td>{inline(question_of(nb))}</td><td>{html.escape(measured_of(nb))}</td></tr>"
-        for name, nb in notebooks.items()
+@dataclass(frozen=True)
+class Document:
+    """One page of docs/."""
+
+    address: str
+    title: str
+    body: str
+
+
+def document_pages() -> list[Document]:
+    """docs/*.md as pages; what they link to in the repository is linked where the course lives."""
+    paths = sorted((course.root() / "docs").glob("*.md"))
+    place = course.settings()["tool"]["mi-course"] if paths else {}
+    return [document(path.stem, path.read_text(encoding="utf-8"), place) for path in paths]
+
+
+def document(name: str, source: str, place: dict[str, str]) -> Document:
+    there = "https://github.com/{owner}/{repo}/blob/{branch}".format(**place)
+    body = TO_FILE.sub(lambda to: f'href="{there}/{to[1]}"', local_links(markdown(source)))
+    body = change_words(HEADING.sub(as_on_github, body), site_claims.with_claims)
+    title = re.search(r"^# +(.+)", source, re.MULTILINE)
+    said = title[1].strip() if title else name
+    return Document(f"doc-{name}.html", said, f'<div class="text_cell_render">{body}</div>')
+
+
+def as_on_github(heading: re.Match) -> str:
+    """A heading with the anchor GitHub gives it, so that links within and between documents hold in both places."""
+    anchor = re.sub(r"[^\w\- ]", "", words_of(heading[2]).lower()).replace(" ", "-")
+    return f'<h{heading[1]} id="{anchor}">{heading[2]}<a class="anchor-link" href="#{anchor}"'
+
+
+# --- search ----------------------------------------------------------------------------------------
+
+
+def all_records(notebooks: list[Page], documents: list, features: list) -> list[Record]:
+    """Everything that can be found."""
+    found = [record for page in notebooks for record in notebook_records(page)]
+    for document in documents:
+        found += sections(document.body, document.address, document.title, "for teachers")
+    return [*found, *site_claims.records(), *site_glossary.records(), *feature_records(features)]
+
+
+def notebook_records(page: Page, level: int = 3) -> list[Record]:
+    """The sections of a notebook, with its words and its code."""
+    source = "\n\n".join(
+        cell.source if cell.cell_type == "markdown" else f"\n```\n{cell.source}\n```\n"
+        for cell in page.nb.cells
     )
-    titles = {name[:2]: name for name in notebooks}
-    settled = "".join(
-        _claim_row(row, titles[row.notebook], notebooks[titles[row.notebook]]) for row in board.rows
-    )
-    counts = " · ".join(f"{times} {verdict}" for verdict, times in board.counts().items())
-    body = (
-        "<h1>mi_course</h1><p>Mechanistic interpretability from the bottom up: each notebook asks one question, "
-        "answers it on a model small enough to hold in the head, and settles what the papers claim.</p>"
-        "<h2 id='path'>The path</h2>"
-        + _table(["notebook", "question", "measured"], path)
-        + (
-            "<p><a href='features/index.html'>The features</a> of notebook 05, a page each.</p>"
-            if gallery
-            else ""
+    return sections(markdown(source), f"{page.name}.html", page.title, "notebook", level)
+
+
+def sections(body: str, address: str, title: str, kind: str, level: int = 3) -> list[Record]:
+    """A record for each heading down to `level`; the first one is the page itself."""
+    found = []
+    for part in re.split(rf"(?=<h[2-{level}] id=)", body):
+        anchor = re.match(rf'<h[2-{level}] id="([^"]*)">(.*?)<a class="anchor-link"', part, re.DOTALL)
+        name = words_of(anchor[2]) if anchor else plain(title)
+        place = f"{address}#{anchor[1]}" if anchor else address
+        found.append(Record(name, place, words_of(part), kind))
+    return found
+
+
+def feature_records(pages: list) -> list[Record]:
+    from mi_course.features import file_name
+
+    return [
+        Record(
+            f"Feature {page.feature}: {page.label}",
+            f"features/{file_name(page)}",
+            f"{page.of} {page.label} {' '.join(page.tokens)}",
+            "feature",
         )
-        + f"<h2 id='claims'>The claims</h2><p>{len(board.rows)} claims: {html.escape(counts)}. ★ marks a core claim. "
-        "A verdict follows from the bounds, which were written down before the run.</p>"
-        + _table(["claim", "in our words", "verdict", "measured (bound)", "where"], settled)
-    )
-    nav = '<a href="#path">The path</a> · <a href="#claims">The claims</a>'
-    return PAGE.format(title="mi_course", style=STYLE, head="", nav=nav, body=body)
+        for page in pages
+    ]
 
 
-def _table(names: list[str], rows: str) -> str:
-    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
-    return f"<div class='scroll'><table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
-
-
-def _claim_row(row: claims.Row, name: str, nb: nbformat.NotebookNode) -> str:
-    claim, verdict = row.claim, row.verdict or "open"
-    asked = claim.measures_of(row.notebook)
-    numbers = "<br>".join(
-        f"{html.escape(measure)} {claims._shown(value)} ({html.escape(asked[measure].shown_bound())})"
-        for measure, value in row.measures.items()
-        if measure in asked
-    )
-    why = f"<p class='soft'>{html.escape(claim.why)}</p>" if claim.why else ""
-    tone = {"reproduced": "met", "toy analogue": "met", "not reproduced": "missed"}.get(verdict, "")
-    cell = settling_cell(nb, claim.id)
-    where = f"{name}.html#cell-id={cell}" if cell else f"{name}.html"
-    return (
-        f'<tr id="{claim.id}-{row.notebook}"><th scope="row" class="id">{claim.id}{" ★" if claim.core else ""}</th>'
-        f"<td>{html.escape(claim.claim)}<br><a href='{html.escape(claim.paper.url)}'>{html.escape(claim.paper.cite())}</a>"
-        f"<span class='soft'>, {html.escape(claim.where)}</span></td>"
-        f'<td class="{tone}">{claims.MARKS.get(verdict, "·")} {verdict}</td><td>{numbers}{why}</td>'
-        f'<td><a href="{where}">notebook {row.notebook}</a></td></tr>'
-    )
-
-
-def settling_cell(nb: nbformat.NotebookNode, claim: str) -> str | None:
-    """The id of the cell whose output settles this claim."""
-    for cell in nb.cells:
-        outputs = json.dumps(cell.get("outputs", []))
-        if "data-mi-claim" in outputs and f"&quot;claim&quot;: &quot;{claim}&quot;" in outputs:
-            return cell.id
-    return None
+def search_data(records: list[Record]) -> str:
+    """A script, not JSON: a page opened from a disk may not fetch."""
+    rows = [{"id": number, **asdict(record)} for number, record in enumerate(records)]
+    return f"globalThis.RECORDS = {json.dumps(rows, ensure_ascii=False)};\n"
 
 
 # --- the features of notebook 05 -------------------------------------------------------------------
@@ -225,30 +297,24 @@ def settling_cell(nb: nbformat.NotebookNode, claim: str) -> str | None:
 GALLERY = ("sae-512-l3", "sae-2048-l3")
 
 
-def feature_gallery(folder: Path) -> Path | None:
-    """A page for chosen features of two shipped autoencoders; kept while autoencoders, Python and code stay the same."""
+def feature_pages() -> list:
+    """Pages for chosen features of the shipped autoencoders; kept while autoencoders, Python and code stay the same."""
     from mi_course import features, models
 
     shipped = [name for name in GALLERY if name in models.checkpoint_names("sae")]
-    if not shipped:
-        return None
     cards = [(claims.data_dir() / "checkpoints" / f"{name}.json").read_bytes() for name in shipped]
-    made_of = hashlib.sha256(
-        b"".join([*cards, Path(features.__file__).read_bytes(), sys.version.encode()])
-    ).hexdigest()
-    stamp, index = folder / "made_of.txt", folder / "index.html"
-    if stamp.exists() and stamp.read_text() == made_of and index.exists():
-        return index
-    pages = [page for name in shipped for page in feature_pages(name)]
-    wrap = lambda title, nav, body: PAGE.format(
-        title=html.escape(title), style=STYLE, head="", nav=nav, body=body
-    )
-    features.gallery(pages, folder, wrap=wrap, home='<a href="../index.html">mi_course</a>')
-    stamp.write_text(made_of)
-    return index
+    code = [Path(features.__file__).read_bytes(), sys.version.encode()]
+    made_of = hashlib.sha256(b"".join([*cards, *code])).hexdigest()
+    kept = course.root() / "build" / "features.json"
+    if kept.exists() and (found := json.loads(kept.read_text(encoding="utf-8")))["made_of"] == made_of:
+        tuples = lambda page: {key: tuple(v) if isinstance(v, list) else v for key, v in page.items()}
+        return [features.FeaturePage(**tuples(page)) for page in found["pages"]]
+    pages = [page for name in shipped for page in chosen_features(name)]
+    course.write(kept, json.dumps({"made_of": made_of, "pages": [asdict(page) for page in pages]}))
+    return pages
 
 
-def feature_pages(name: str, per_script: int = 2, others: int = 10) -> list:
+def chosen_features(name: str, per_script: int = 2, others: int = 10) -> list:
     """Pages for the features that follow each script best, and for some others, from rare to frequent."""
     from mi_course import features, models, sae, scripts
 
@@ -262,3 +328,17 @@ def feature_pages(name: str, per_script: int = 2, others: int = 10) -> list:
     chosen = list(dict.fromkeys([*of_scripts, *spread]))
     recording = features.record(autoencoder, model, corpus, chosen)
     return [features.feature_page(autoencoder, model, corpus, i, recording=recording) for i in chosen]
+
+
+def write_features(folder: Path, pages: list, templates: jinja2.Environment) -> None:
+    from mi_course import features
+
+    if pages:
+        wrap = lambda title, nav, body: render(
+            templates,
+            "page",
+            "features/index.html" if title == "Features" else "features/",
+            title,
+            body=f'<nav aria-label="Features">{nav}</nav>{body}' if nav else body,
+        )
+        features.gallery(pages, folder, wrap=wrap)

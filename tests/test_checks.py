@@ -1,8 +1,12 @@
 """The machinery of the checks survives whatever a learner hands in, and names the mistake."""
 
+import signal
+import warnings
+
 import pytest
 import torch
 
+from mi_course import checks
 from mi_course.checks import CheckFailed, check, check_value
 
 CASES = [(torch.arange(6.0).view(2, 3),), (torch.eye(3) + 1,)]
@@ -44,7 +48,17 @@ def test_right_answers_pass(right, capsys):
         (lambda x: x.sum(-1) / 0, "NaN or infinity"),
         (lambda x: "six", "str"),
         (lambda x: x, "the shape is"),
-        (lambda x: x.mean(-1), "0 of 2 test inputs"),
+        (lambda x: x.mean(-1), "a factor: it is 0.333 times"),
+        (lambda x: -x.sum(-1), "sign"),
+        (lambda x: 1 - x.sum(-1), "1 minus"),
+        (lambda x: 0 * x.sum(-1), "every answer is 0"),
+        (lambda x: x.sum(-1) + 2, "off everywhere"),
+        (lambda x: x.sum(-1) ** 2, "square of"),
+        (lambda x: x.sum(-1).sqrt(), "square root"),
+        (lambda x: x.sum(-1).log(), "logarithms"),
+        (lambda x: 1 / x.sum(-1), "one over"),
+        (lambda x: x.sum(-1).cos(), "0 of 2 test inputs"),
+        (lambda x: x.sum(-1) if len(x) == 3 else x.sum(-1).flip(0), "1 of 2 test inputs|wrong places"),
         (lambda x: x.sum(-1) if len(x) == 2 else x[0], "1 of 2 test inputs"),
         (total(CASES[0][0]), "function itself"),
     ],
@@ -69,6 +83,60 @@ def test_the_learner_sees_a_sentence_and_no_traceback():
     assert caught.value._render_traceback_() == [
         "✘ row sums: You summed over the rows: which axis is the key?"
     ]
+
+
+def test_transposed_and_shuffled_answers_are_recognised():
+    table = torch.arange(9.0).view(3, 3)
+    with pytest.raises(CheckFailed, match="transposed"):
+        check("table", lambda t: t.T, lambda t: t + 0, [(table,)])
+    with pytest.raises(CheckFailed, match="wrong places"):
+        check("table", lambda t: t.roll(1, 0), lambda t: t + 0, [(table,)])
+    with pytest.raises(CheckFailed, match="signs are lost"):
+        check("table", lambda t: (t - 4).abs(), lambda t: t - 4, [(table,)])
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+def test_an_endless_loop_is_stopped_and_named(monkeypatch):
+    def endless(x):
+        while True:
+            pass
+
+    monkeypatch.setattr(checks, "SECONDS", 0.2)
+    with pytest.raises(CheckFailed, match="a loop that never ends"):
+        grade(endless)
+    assert signal.getsignal(signal.SIGALRM) is not None and signal.getitimer(signal.ITIMER_REAL)[0] != 0.2
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
+def test_an_alarm_that_was_set_before_goes_on(monkeypatch):
+    rang = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rang.append(True))
+    left = signal.setitimer(signal.ITIMER_REAL, 50)
+    try:
+        grade(total)
+        assert 40 < signal.getitimer(signal.ITIMER_REAL)[0] <= 50
+        signal.raise_signal(signal.SIGALRM)
+        assert rang
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *left)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_learners_warning_does_not_look_like_a_failure(recwarn):
+    """nbgrader gives no points where a check writes to stderr."""
+
+    def warned(x):
+        warnings.warn("deprecated", stacklevel=1)
+        return x.sum(-1)
+
+    grade(warned)
+    assert len(recwarn) == 0
+
+
+@pytest.mark.parametrize("spoil", [lambda given: given.append(3), lambda given: given.clear()])
+def test_a_list_that_is_changed_in_place_is_noticed(spoil):
+    with pytest.raises(CheckFailed, match="in place"):
+        check("length", lambda given: (spoil(given), 2)[1], len, [([1, 2],)])
 
 
 def test_inputs_are_copies():

@@ -75,9 +75,20 @@ def absolute_interleaved():
     return W_in, W_out
 
 
+def sixth(densities, W):
+    return max(p for p, k in zip(densities, (W.norm(dim=1) > 0.5).sum(1), strict=True) if k > 5)
+
+
+def sixth_by_walking_down(densities, W):
+    for p, one in zip(densities, W, strict=True):
+        if sum(bool(column @ column > 0.25) for column in one.T) >= 6:
+            return torch.tensor([p])
+
+
 RIGHT = [
     (checks.check_crossover, [p_star, p_star_by_bisection]),
     (checks.check_linear_fails, [one_sparse_loss, one_sparse_by_chance]),
+    (checks.check_sixth_feature, [sixth, sixth_by_walking_down]),
     (checks.check_feature_dimensionality, [D, D_by_column, toy.feature_dimensionality]),
     (checks.check_optimal_attack, [attack, attack_the_other_way, toy.optimal_attack]),
     (checks.check_absolute_value, [absolute, absolute_interleaved]),
@@ -141,6 +152,11 @@ WRONG = [
         lambda a, b, out: loss_of(torch.abs if out == "relu" else torch.clone, a, b).sum() / 6,
         "",
     ),
+    (checks.check_sixth_feature, lambda p, W: p[(W.norm(dim=1) > 0.5).sum(1).tolist().index(5)], "fifth"),
+    (checks.check_sixth_feature, lambda p, W: p[-1], "sparsest"),
+    (checks.check_sixth_feature, lambda p, W: sixth(p, W.mT), "rows are counted"),
+    (checks.check_sixth_feature, lambda p, W: sixth(p, W / 2**0.5), ""),
+    (checks.check_sixth_feature, lambda p, W: p.index(sixth(p, W)), "place in the list"),
     (checks.check_feature_dimensionality, lambda W: D(W.T), "wrong axis"),
     (
         checks.check_feature_dimensionality,
@@ -212,7 +228,7 @@ def changes_its_input(W, *case):
         (lambda *case: print("12"), "nothing"),
         (lambda *case: "twelve", ": "),
         (lambda *case: [][10**9], "raises"),
-        (torch.eye(2), "function itself"),
+        (torch.eye(2), "function itself|one density"),
         (lambda *case: torch.full((3, 3), math.nan), ": "),
         (lambda *case: math.nan, ": "),
     ],
@@ -237,33 +253,6 @@ def test_unwritten_answers_are_told_so(check):
         check(unwritten)
 
 
-# -- the sixth feature -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("density", [0.5, torch.tensor(0.4)])
-def test_the_sixth_feature_is_found(density, capsys):
-    checks.check_sixth_feature(density)
-    assert capsys.readouterr().out.startswith("✔ sixth feature")
-
-
-@pytest.mark.parametrize(
-    "density, keyword",
-    [
-        (0.9, "too dense"), (1.0, "too dense"), (0.1, "too sparse"), (0.2, "too sparse"), (6, "not a density"),
-        (0, "not a density"), (-0.5, "not a density"), ([0.5, 0.4], "the first"), (math.nan, "NaN"),
-        ("half", "str"), (None, "nothing"), (lambda: 0.5, "call your function"),
-    ],
-)  # fmt: skip
-def test_a_wrong_sixth_feature_is_refused(density, keyword):
-    with pytest.raises(CheckFailed, match=keyword):
-        checks.check_sixth_feature(density)
-
-
-def test_the_reference_has_a_step_to_spare():
-    """Other seeds and CPUs move the first density by a step at most: it is 0.5 or 0.4."""
-    assert checks.sixth_feature() in (pytest.approx(0.5), pytest.approx(0.4))
-
-
 # -- the bipyramid ---------------------------------------------------------------------------------------
 
 BIPYRAMID = toy.polytope("triangular bipyramid")
@@ -278,6 +267,8 @@ TURN = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed
         (BIPYRAMID.float().tolist(), torch.tensor(PARTS)),
         ((TURN @ BIPYRAMID)[:, [3, 0, 1, 4, 2]], [0.5, 0.667, 0.667, 0.5, 0.667]),
         (BIPYRAMID * torch.tensor([2, 2, 2, 1, 1]), PARTS),
+        (lambda: (BIPYRAMID, PARTS), None),
+        (lambda: [BIPYRAMID.tolist(), tuple(PARTS)], None),
     ],
 )
 def test_a_right_bipyramid_passes(W, predicted, capsys):
@@ -317,6 +308,8 @@ FLAT = torch.cat([toy.regular_polygon(5), torch.zeros(1, 5)])
         (BIPYRAMID.T, PARTS, "transposed"),
         (toy.polytope("pentagon"), PARTS, r"\[2, 5\]"),
         (lambda: BIPYRAMID, PARTS, "call your function"),
+        (lambda: BIPYRAMID, None, "in this order"),
+        (lambda: (PARTS, BIPYRAMID), None, "shape"),
         (without(0), PARTS, "zero"),
         (FLAT, PARTS, "no two corners are opposite"),
         (nudged(0, [0.0, 0.0, 0.3]), PARTS, "perpendicular"),

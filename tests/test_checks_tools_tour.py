@@ -179,6 +179,16 @@ def straight(model, name, edit):
         handle.remove()
 
 
+@contextmanager
+def twice(model, name, edit):
+    point = model.hook_dict[name]
+    handle = point.register_forward_hook(lambda m, given, a: edit(edit(a, point), point))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def bare(model, name, edit):
     handle = model.hook_dict[name].register_forward_hook(lambda m, given, a: edit(a, m))
     yield
@@ -246,6 +256,7 @@ WRONG = [
     (checks.check_direct_effect, lambda w, U, r, x: w * (U[:, r] - U[:, x]).permute(1, 2, 0), "sum over d_model"),
     (checks.check_direct_effect, lambda w, U, r, x: effect(w, U, r, x).mean(), "averaged"),
     (checks.check_direct_effect, lambda w, U, r, x: effect_by_logits(w, U, r, x).softmax(-1), "by hand"),
+    (checks.check_temporary_hook, twice, "not what `edit` makes"),
     (checks.check_temporary_hook, without_finally, "after an error"),
     (checks.check_temporary_hook, never_removed, "after the block"),
     (checks.check_temporary_hook, swallowing, "swallowed"),

@@ -21,7 +21,7 @@ def test_a_student_copy_keeps_the_exercise_and_loses_the_solution(clone, tmp_pat
     classroom.student(["90"], tmp_path / "class")
     copy = nbformat.read(tmp_path / "class" / "90_bigrams.ipynb", 4)
     nbformat.validate(copy)
-    assert [cell.source for cell in copy.cells[1:]] == [
+    assert [cell.source for cell in copy.cells[2:]] == [
         "def f(x):\n    # YOUR CODE HERE\n    raise NotImplementedError()",
         "f(1)",
     ]
@@ -52,6 +52,83 @@ def test_badges_are_rewritten_once_and_checked(clone, capsys):
         "| [Bigrams](notebooks/90_bigrams.ipynb) | What can one token tell? | 40 s, 0.9 GB |"
         in readme.read_text()
     )
+
+
+def everything_addressed(clone) -> dict[str, str]:
+    """A clone with every kind of file that says where the course lives; their texts by name."""
+    clone("90_bigrams", BADGE, SETUP)
+    (clone.root / "notebooks" / "student").mkdir()
+    clone("student/90_bigrams", BADGE, SETUP)
+    (clone.root / "README.md").write_text(
+        "git clone https://github.com/a/b && cd b\npip install git+https://github.com/a/b\n"
+        "[![B](b.svg)](https://mybinder.org/v2/gh/a/b/old?labpath=notebooks)\n<!-- notebooks -->\n<!-- /notebooks -->\n"
+    )
+    (clone.root / "CITATION.cff").write_text('repository-code: "https://github.com/a/b"\n')
+    (clone.root / "docs").mkdir()
+    (clone.root / "docs" / "own.md").write_text(
+        "[open](" + BADGE.split("(")[-1].split(")")[0].replace("90_wrong", "student/90_bigrams") + ")\n"
+    )
+    return {
+        path.relative_to(clone.root).as_posix(): path.read_text() for path in classroom.addressed(clone.root)
+    }
+
+
+def test_a_fork_names_itself_once(clone, capsys):
+    before = everything_addressed(clone)
+    assert classroom.badges(repo="Some-One/my.course", branch="v1.2") == 0
+    place = course.tomllib.loads((clone.root / "pyproject.toml").read_text())["tool"]["mi-course"]
+    assert place == {"owner": "Some-One", "repo": "my.course", "branch": "v1.2"}
+    assert sorted(line.split(": ")[1] for line in capsys.readouterr().out.splitlines()) == sorted(before)
+    after = {name: (clone.root / name).read_text() for name in before}
+    for name, text in after.items():
+        assert "someone/else" not in text and "github.com/a/b" not in text and "gh/a/b" not in text, name
+    colab = "https://colab.research.google.com/github/Some-One/my.course/blob/v1.2/notebooks/"
+    assert colab + "90_bigrams.ipynb" in after["notebooks/90_bigrams.ipynb"]
+    assert colab + "student/90_bigrams.ipynb" in after["notebooks/student/90_bigrams.ipynb"]
+    assert colab + "student/90_bigrams.ipynb" in after["docs/own.md"]
+    assert "git+https://github.com/Some-One/my.course@v1.2" in after["notebooks/student/90_bigrams.ipynb"]
+    assert "git clone https://github.com/Some-One/my.course && cd my.course\n" in after["README.md"]
+    assert "https://mybinder.org/v2/gh/Some-One/my.course/v1.2?labpath=notebooks" in after["README.md"]
+    assert after["CITATION.cff"] == 'repository-code: "https://github.com/Some-One/my.course"\n'
+    assert classroom.badges(check=True) == 0 and classroom.badges() == 0
+
+
+def test_the_rest_of_pyproject_stays(clone):
+    before = (clone.root / "pyproject.toml").read_text()
+    classroom.badges(repo="some/one")
+    after = (clone.root / "pyproject.toml").read_text()
+    changed = [line for line in before.splitlines() if line not in after.splitlines()]
+    assert changed == ['owner = "mi-course"', 'repo = "mi_course"']
+
+
+def test_a_check_of_another_address_changes_nothing(clone, capsys):
+    everything_addressed(clone)
+    classroom.badges()
+    before = {path: path.read_bytes() for path in classroom.addressed(clone.root)}
+    capsys.readouterr()
+    assert classroom.badges(check=True, repo="some/one") == 1
+    said = capsys.readouterr().out
+    assert all(f"{path.relative_to(clone.root).as_posix()} is out of date" in said for path in before)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+@pytest.mark.parametrize("address", [{"repo": "mi_course"}, {"repo": "a/b/c"}, {"repo": ""}, {"branch": "a b"}, {"branch": "x/y"}, {"branch": ""}])  # fmt: skip
+def test_an_address_that_cannot_be_is_one_sentence(clone, address):
+    with pytest.raises(CourseError, match="is not a"):
+        classroom.badges(**address)
+
+
+def test_badges_that_lead_nowhere_are_named(clone, capsys):
+    everything_addressed(clone)
+    classroom.badges()
+    readme = clone.root / "README.md"
+    readme.write_text(readme.read_text() + BADGE.split("\n\n")[0].removeprefix("# Bigrams\n"))
+    (clone.root / "notebooks" / "90_bigrams.ipynb").rename(clone.root / "notebooks" / "91_renamed.ipynb")
+    capsys.readouterr()
+    assert classroom.badges(check=True) == 1
+    said = capsys.readouterr().out
+    assert "README.md has a badge for notebooks/90_wrong.ipynb, which does not exist." in said
+    assert "notebooks/student/90_bigrams.ipynb is a copy of no notebook." in said
 
 
 def test_a_notebook_edited_by_hand_is_tidied(clone):

@@ -42,7 +42,13 @@ ROOF = [
 ]
 PLINTH = {
     "sae": ["sae_step"],
-    "patching": ["patching_results", "patching_forward"],
+    "patching": [
+        "patching_results",
+        "patching_forward",
+        "patching_runs",
+        "patching_paths",
+        "patching_gradients",
+    ],
 }  # what an idea alone stands on
 FLOORS = [
     CELLAR,

@@ -7,13 +7,19 @@ looks for a known mistake that gives the learner's answers, and names it without
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Callable, Sequence
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 Mistakes = dict[str, Callable]  # what went wrong, in a sentence -> a function that goes wrong that way
+PLAIN = (Tensor, list, tuple, set, dict)  # inputs that can be compared with a copy
+SECONDS = 30  # one call of a learner's function may take
 
 
 class CheckFailed(AssertionError):
@@ -37,8 +43,6 @@ def check(
 
     Among `mistakes`, the first whose answers match the learner's on all cases is named.
     """
-    if not callable(function):
-        raise CheckFailed(f"{exercise}: give the function itself, without calling it.")
     answers = [answer(exercise, function, case) for case in cases]
     wanted = [reference(*copy.deepcopy(case)) for case in cases]
     if not all(same(a, w, atol) for a, w in zip(answers, wanted, strict=True)):
@@ -65,13 +69,21 @@ def passed(exercise: str, say: str = "") -> None:
     print(f"✔ {exercise}" + (f": {say}" if say else ""))
 
 
-def answer(exercise: str, function: Callable, case: tuple):
+def answer(exercise: str, function: object, case: tuple):
     """What the learner's function returns, once it is a usable answer; its inputs must be left as they were."""
+    if not callable(function):
+        raise CheckFailed(f"{exercise}: give the function itself, without calling it.")
     given = copy.deepcopy(case)
     try:
-        result = function(*given)
+        with time_limit(SECONDS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nbgrader takes whatever stands on stderr for a failure
+            result = function(*given)
     except NotImplementedError as error:
         raise CheckFailed(f"{exercise}: not written yet.") from error
+    except TimeoutError as error:
+        raise CheckFailed(
+            f"{exercise}: no answer after {SECONDS} seconds. Is there a loop that never ends?"
+        ) from error
     except Exception as error:
         at = "its arguments do not fit" if bad_signature(error) else f"it raises {type(error).__name__}"
         raise CheckFailed(
@@ -81,7 +93,7 @@ def answer(exercise: str, function: Callable, case: tuple):
         raise CheckFailed(
             f"{exercise}: the function returns nothing. Did you print where you meant to return?"
         )
-    if not all(same(a, b, 0.0) for a, b in zip(given, case, strict=True) if isinstance(b, Tensor)):
+    if not all(same(a, b, 0.0) for a, b in zip(given, case, strict=True) if isinstance(b, PLAIN)):
         raise CheckFailed(f"{exercise}: the function changes its input in place. Work on a copy.")
     if (
         is_number(result)
@@ -92,6 +104,25 @@ def answer(exercise: str, function: Callable, case: tuple):
             f"{exercise}: the answer holds NaN or infinity. Look for 0/0, log 0 or a fully masked row."
         )
     return result
+
+
+@contextmanager
+def time_limit(seconds: float | int) -> Iterator[None]:
+    """TimeoutError in what takes longer. Where the system cannot do that (Windows, other threads), it may go on."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number, frame):
+        raise TimeoutError
+
+    before, started = signal.signal(signal.SIGALRM, stop), time.monotonic()
+    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)  # somebody else's alarm, to be given back
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - started), 1e-3) if left else 0.0)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
 
 
 def diagnosis(answers: list, wanted: list, cases: Sequence[tuple], mistakes: Mistakes, atol: float) -> str:
@@ -105,8 +136,38 @@ def diagnosis(answers: list, wanted: list, cases: Sequence[tuple], mistakes: Mis
     for got, want in zip(answers, wanted, strict=True):
         if is_number(want) and as_tensor(got).shape != as_tensor(want).shape:
             return f"the shape is {list(as_tensor(got).shape)}, and {list(as_tensor(want).shape)} is wanted."
+    if sentence := relation(answers, wanted, atol):
+        return sentence
     right = sum(same(a, w, atol) for a, w in zip(answers, wanted, strict=True))
     return f"{right} of {len(cases)} test inputs come out right. Try a tiny one by hand and compare."
+
+
+def relation(answers: list, wanted: list, atol: float) -> str | None:
+    """What the learner's numbers, of the right shapes, have to do with the right ones."""
+    if not all(map(is_number, wanted)):
+        return None
+    pairs = [(as_tensor(a), as_tensor(w)) for a, w in zip(answers, wanted, strict=True)]
+    every = lambda f: all(same(a, f(w), atol) for a, w in pairs)
+    size = sum(float((w * w).sum()) for _, w in pairs)
+    factor = sum(float((a * w).sum()) for a, w in pairs) / size if size else 0.0
+    offset = float((pairs[0][0] - pairs[0][1]).mean())
+    sentences = {
+        "the sign is turned round.": lambda w: -w,
+        "it is transposed.": lambda w: w.T if w.ndim == 2 else w,
+        "this is 1 minus what is wanted.": lambda w: 1 - w,
+        "every answer is 0.": lambda w: 0 * w,
+        f"right up to a factor: it is {factor:.3g} times what is wanted.": lambda w: factor * w,
+        f"right up to a constant: it is {offset:+.3g} off everywhere.": lambda w: w + offset,
+        "this is the square of what is wanted.": lambda w: w * w,
+        "this is the square root of what is wanted.": lambda w: w.sqrt(),
+        "this is one over what is wanted.": lambda w: 1 / w,
+        "these are logarithms of what is wanted.": lambda w: w.log(),
+        "signs are lost: this is the absolute value of what is wanted.": lambda w: w.abs(),
+    }
+    found = [sentence for sentence, turn in sentences.items() if every(turn)]
+    if not found and all(same(a.flatten().sort().values, w.flatten().sort().values, atol) for a, w in pairs):
+        found = ["the right numbers, in the wrong places."]
+    return found[0] if found else None
 
 
 def attempt(function: Callable, case: tuple):
@@ -119,7 +180,7 @@ def attempt(function: Callable, case: tuple):
 
 def bad_signature(error: Exception) -> bool:
     """A TypeError raised at the call itself, not inside the function."""
-    trace = sys.exc_info()[2] if error is None else error.__traceback__
+    trace = error.__traceback__
     return isinstance(error, TypeError) and trace is not None and trace.tb_next is None
 
 

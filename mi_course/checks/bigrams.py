@@ -33,7 +33,7 @@ def paired(first: Tensor, second: Tensor, d_vocab: int) -> Tensor:
     return torch.bincount(codes, minlength=d_vocab**2).view(d_vocab, d_vocab)
 
 
-def check_count_matrix(function: Callable) -> None:
+def check_count_matrix(function: object) -> None:
     """Exercise 1: counts [token, next] of rows of tokens."""
     rows = [torch.randint(5, (3, 9), generator=generator(s)) for s in (0, 1)]
     cases = [(torch.tensor([[0, 1, 1, 2]]), 3), (rows[0], 5), (rows[1], 7)]
@@ -53,6 +53,9 @@ def check_count_matrix(function: Callable) -> None:
         ),
         "each pair is counted once at most: `counts[a, b] += 1` with index tensors forgets repeated pairs.": lambda t, v: (
             bigrams.count_matrix(t, v).clamp_max(1)
+        ),
+        "different pairs share a number, so that they are counted together: multiply the first token by d_vocab.": lambda t, v: (
+            torch.bincount((t[:, :-1] + t[:, 1:]).flatten(), minlength=v * v).view(v, v)
         ),
         "these are shares, not counts: leave the division for later.": lambda t, v: bigrams.log_bigram(
             bigrams.count_matrix(t, v)
@@ -77,7 +80,12 @@ def row_entropies(n: Tensor) -> list[float]:
     return [entropy(row) for row in n]
 
 
-def check_unigram_loss(function: Callable) -> None:
+def weighted(n: Tensor, p: Tensor) -> float:
+    """−Σ p log p of each row of p, averaged by how often its token occurs."""
+    return float((n.sum(1) / n.sum() * -torch.xlogy(p, p).sum(1)).sum())
+
+
+def check_unigram_loss(function: object) -> None:
     """Exercise 2: the lowest loss of a model that gives the same answer after every token."""
     mistakes = {
         "these are the shares of the present token, and the next one is to be predicted: sum over the other axis.": lambda n: (
@@ -93,6 +101,9 @@ def check_unigram_loss(function: Callable) -> None:
         "every token weighs the same here, and common tokens are paid for more often: weight by their share.": lambda n: (
             float(-(n.sum(0) / n.sum()).log().mean())
         ),
+        "counts are not shares yet: divide by their total before taking logarithms.": lambda n: float(
+            -torch.xlogy(n.sum(0), n.sum(0)).sum()
+        ),
         "this is the joint entropy of pairs: only the next token is to be predicted.": entropy,
         "the sign is wrong: a loss is minus a logarithm.": lambda n: -entropy(n.sum(0)),
     }
@@ -102,7 +113,7 @@ def check_unigram_loss(function: Callable) -> None:
     )  # fmt: skip
 
 
-def check_conditional_entropy(function: Callable) -> None:
+def check_conditional_entropy(function: object) -> None:
     """Exercise 3: H(next | token) of a count matrix."""
     mistakes = {
         "this is the joint entropy of the pair: the present token is given for free, so subtract what it costs.": entropy,
@@ -117,6 +128,21 @@ def check_conditional_entropy(function: Callable) -> None:
         ),
         "rows and columns are exchanged: this is the entropy of the present token given the next one.": lambda n: (
             bigrams.conditional_entropy(n.T.contiguous())
+        ),
+        "the rows' entropies are added up without weights: average them, weighted by how often each token occurs.": lambda n: (
+            sum(row_entropies(n))
+        ),
+        "a row is weighted by how often its token comes next: weight it by how often the token stands first.": lambda n: (
+            sum(w * h for w, h in zip((n.sum(0) / n.sum()).tolist(), row_entropies(n), strict=True))
+        ),
+        "columns were divided by their sums: p(next | token) divides each row by its own.": lambda n: (
+            weighted(n, n / n.sum(0, keepdim=True))
+        ),
+        "rows were divided by the sums of other rows: keep the dimension of the sum (keepdim).": lambda n: (
+            weighted(n, n / n.sum(1))
+        ),
+        "counts are not shares yet: divide each row by its sum before taking logarithms.": lambda n: weighted(
+            n, n
         ),
         "the rows' entropies are summed with their counts as weights: divide by the number of pairs.": lambda n: (
             bigrams.conditional_entropy(n) * int(n.sum())
@@ -135,7 +161,7 @@ def check_conditional_entropy(function: Callable) -> None:
 # -- tables --------------------------------------------------------------------------------------
 
 
-def check_row_centred(function: Callable) -> None:
+def check_row_centred(function: object) -> None:
     """Exercise 4: a table without the constants that softmax cannot see."""
     draw = generator(4)
     tables = [3 * torch.randn(n, n, generator=draw) + 5 * torch.randn(n, 1, generator=draw) for n in (3, 6)]
@@ -166,7 +192,7 @@ def check_row_centred(function: Callable) -> None:
     )  # fmt: skip
 
 
-def check_table_from_weights(function: Callable) -> None:
+def check_table_from_weights(function: object) -> None:
     """Exercise 5: log p(next | token) straight from the two matrices."""
     draw = generator(5)
     shapes = [(6, 3), (4, 4)]
@@ -260,7 +286,7 @@ def check_weights_by_hand(function: object) -> None:
 # -- one token further back ------------------------------------------------------------------------
 
 
-def check_trigram_backoff(function: Callable) -> None:
+def check_trigram_backoff(function: object) -> None:
     """Exercise 7: p(c | a b) from the triple's counts, leaning on the bigram with a given strength."""
     draw = generator(7)
     cases = []
@@ -275,6 +301,16 @@ def check_trigram_backoff(function: Callable) -> None:
         ),
         "the imagined observations are spread evenly: they should follow the bigram.": lambda n, m, p, k: (
             (n + k / len(p)) / (m + k)
+        ),
+        "the strength is missing above the line: probabilities sum to less than 1.": lambda n, m, p, k: (
+            (n + p) / (m + k)
+        ),
+        "the bigram is missing above the line: what was never seen would still be impossible.": lambda n, m, p, k: (
+            n / (m + k)
+        ),
+        "the context's own counts are missing above the line.": lambda n, m, p, k: k * p / (m + k),
+        "below the line stands how often the context was seen, not the triple.": lambda n, m, p, k: (
+            (n + k * p) / (n + k)
         ),
         "the strength is missing: a context seen once would be trusted as much as one seen a thousand times.": lambda n, m, p, k: (
             (n + p) / (m + 1)

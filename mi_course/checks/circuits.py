@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mi_course.checks import CheckFailed, answer, check
+from mi_course.checks import answer, as_tensor, check, is_number
 from mi_course.corpora import generator
 
 
@@ -19,8 +19,6 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 def check_through(view: Callable, exercise: str, function: object, reference, cases, mistakes, **how) -> None:
     """`check`, comparing `view(answer)` where different answers can be equally right."""
-    if not callable(function):
-        raise CheckFailed(f"{exercise}: give the function itself, without calling it.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a complex answer is looked at, and then viewed as real
         theirs = [view(answer(exercise, function, case)) for case in cases]
@@ -42,6 +40,7 @@ def attention_pattern(Q: Tensor, K: Tensor) -> Tensor:
 def check_attention_pattern(function: object) -> None:
     """Exercise 1: queries and keys [pos, d_head] to a causal attention pattern [query, key]."""
     cases = [(2 * random(n, d, seed=n), 2 * random(n, d, seed=n + 50)) for n, d in ((2, 4), (5, 3), (6, 9))]
+    cases.append((cases[-1][0].round(), cases[-1][1].clamp_min(0).round()))  # some scores are exactly 0
     scores = lambda Q, K: Q @ K.T / Q.shape[1] ** 0.5
     mistakes = {
         "the mask is missing: every query sees the future.": lambda Q, K: scores(Q, K).softmax(-1),
@@ -56,6 +55,16 @@ def check_attention_pattern(function: object) -> None:
         "the mask came after the softmax: rows no longer sum to 1.": lambda Q, K: scores(Q, K).softmax(-1).tril(),
         "masked scores were set to 0, and e⁰ = 1 is attention: the future is still seen.":
             lambda Q, K: scores(Q, K).tril().softmax(-1),
+        "the mask is off by one: every query still sees the token after it.":
+            lambda Q, K: scores(Q, K).masked_fill(torch.ones(len(Q), len(K)).triu(2).bool(), -torch.inf).softmax(-1),
+        "the scores are multiplied by √d_head: divide by it.":
+            lambda Q, K: masked(Q @ K.T * Q.shape[1] ** 0.5).softmax(-1),
+        "queries meet queries here, and keys are left out.": lambda Q, K: attention_pattern(Q, Q),
+        "keys meet keys here, and queries are left out.": lambda Q, K: attention_pattern(K, K),
+        "√ of the number of positions is divided out: it is d_head, the length of a query.":
+            lambda Q, K: masked(Q @ K.T / len(Q) ** 0.5).softmax(-1),
+        "a future score that happens to be 0 is not masked: the mask follows from the places, not from the scores.":
+            lambda Q, K: scores(Q, K).masked_fill(scores(Q, K).triu(1).bool(), -torch.inf).softmax(-1),
         "the mask and √d_head are both missing.": lambda Q, K: (Q @ K.T).softmax(-1),
     }  # fmt: skip
     say = "rows sum to 1, and nothing looks ahead"
@@ -138,6 +147,8 @@ def check_wrong_pairs(function: object) -> None:
         "the wanted rules are in it: leave them out.": lambda r: wrong_pairs(r) | set(r),
         "different sources are mixed: attention to `keep` writes what `keep` writes, whatever `bring` would write.":
             lambda r: every(r) - set(r),
+        "any source goes with any out here: the out must be one that this source writes.":
+            lambda r: {(s, d, o) for s, d, _ in r for _, _, o in r} - set(r),
         "destination and out have changed places: (source, destination, out).":
             lambda r: {(s, o, d) for s, d, o in wrong_pairs(r)},
         "only one of each pair of wrong ones is there: the bug goes both ways.":
@@ -178,6 +189,8 @@ def check_best_triples(function: object) -> None:
             lambda a, w, k: largest(given("sd,so->sdo", a, w), k),
         "OV is read the wrong way round: its rows are sources and its columns are outs.":
             lambda a, w, k: largest(given("ds,os->sdo", a, w), k),
+        "the two tables have changed places: `looks` is attention, `says` is what is written.":
+            lambda a, w, k: largest(given("ds,so->sdo", w, a), k),
         "the order of the three is off: (source, destination, out).":
             lambda a, w, k: [(d, s, o) for s, d, o in best_triples(a, w, k)],
         "attention and OV are added, and they multiply: what is not attended to writes nothing.":
@@ -212,6 +225,10 @@ def check_copying_score(function: object) -> None:
             lambda M: eig(M).real.sum() / eig(M).real.abs().sum(),
         "this is the share of eigenvalues with a positive real part: their sizes count too.":
             lambda M: (eig(M).real > 0).float().mean(),
+        "a mean stands above the line and a sum below it, or the other way round: take sums of both.":
+            lambda M: eig(M).real.mean() / eig(M).abs().sum(),
+        "a sum stands above the line and a mean below it: take sums of both.":
+            lambda M: eig(M).real.sum() / eig(M).abs().mean(),
         "this is divided by the number of eigenvalues and not by their sizes.": lambda M: eig(M).real.mean(),
         "singular values are never negative, so their ratio is always 1: take eigenvalues.":
             lambda M: torch.tensor(1.0),
@@ -237,13 +254,19 @@ def spectrum(matrix: Tensor) -> Tensor:
     return torch.stack([torch.tensor(float(len(matrix))).double(), *powers])
 
 
+def is_square(value) -> bool:
+    """A square matrix, as a tensor or as nested lists."""
+    shape = as_tensor(value).shape if is_number(value) else ()
+    return len(shape) == 2 and shape[0] == shape[1]
+
+
 def check_small_matrix(function: object) -> None:
     """Exercise 7: given X [V, k] and Y [k, V], a k × k matrix with the non-zero eigenvalues of X Y."""
     cases = [
         (random(v, k, seed=v) / v**0.5, random(k, v, seed=v + 5) / v**0.5)
         for v, k in ((4, 2), (9, 3), (30, 4))
     ]
-    seen = lambda M: spectrum(M) if isinstance(M, Tensor) and M.ndim == 2 and M.shape[0] == M.shape[1] else M
+    seen = lambda M: spectrum(as_tensor(M)) if is_square(M) else M
     mistakes = {
         "this is the large table itself: it has the right eigenvalues and many zeros besides, at the price of V × V.":
             lambda X, Y: spectrum(X @ Y),

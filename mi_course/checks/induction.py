@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -42,7 +41,7 @@ def guesses(
     return found
 
 
-def check_induction_guess(function: Callable) -> None:
+def check_induction_guess(function: object) -> None:
     """Exercise 1: what an ideal induction head says, as a list of tokens."""
     cases = [([1, 2, 3, 1, 2, 3],), ([4, 4, 4],), ([1, 2, 1, 3, 1],), ([7, 5, 6, 5, 7, 5],), ([2],)]
     others = lambda i, n: [j for j in range(n) if j != i]
@@ -54,14 +53,19 @@ def check_induction_guess(function: Callable) -> None:
             lambda t: guesses(t, step=0),
         "it is off by one, the wrong way: it says what came before the copy.":
             lambda t: [-1 if a == -1 else b for a, b in zip(guesses(t), guesses(t, step=-1))],
+        "the token just before does not count as an earlier copy here: in 4 4 it does.":
+            lambda t: guesses(t, lambda i, n: range(i - 1)),
+        "any earlier token is taken for a copy: compare it with the present one.":
+            lambda t: [-1, *t[1:]],
         "it takes the earliest copy where the latest is asked for.": lambda t: guesses(t, take=min),
     }  # fmt: skip
     check("induction guess", function, guesses, cases, mistakes, say="no peeking, and one past the copy")
 
 
-def check_causal_pattern(function: Callable) -> None:
+def check_causal_pattern(function: object) -> None:
     """Exercise 2: scores [query, key] to an attention pattern."""
     cases = [(random(n, n, seed=n),) for n in (2, 3, 6)]
+    cases.append((cases[-1][0].round(),))  # some scores are exactly 0
     below = lambda s: s.masked_fill(torch.ones_like(s).tril(-1).bool(), -torch.inf).softmax(-1)
     mistakes = {
         "every query sees the future: the mask is missing.": lambda s: s.softmax(-1),
@@ -72,6 +76,10 @@ def check_causal_pattern(function: Callable) -> None:
             lambda s: s.softmax(-1).tril(),
         "masked scores were set to 0, and e⁰ = 1 is attention: the future is still seen.":
             lambda s: s.tril().softmax(-1),
+        "the mask is off by one: every query still sees the token after it.":
+            lambda s: s.masked_fill(torch.ones_like(s).triu(2).bool(), -torch.inf).softmax(-1),
+        "a future score that happens to be 0 is not masked: the mask follows from the places, not from the scores.":
+            lambda s: s.masked_fill(s.triu(1).bool(), -torch.inf).softmax(-1),
     }  # fmt: skip
     check(
         "causal pattern", function, causal, cases, mistakes, say="rows sum to 1, nothing above the diagonal"
@@ -84,7 +92,7 @@ def stripe(pattern: Tensor, period: int, offset: int = 1) -> Tensor:
     return onto.sum() / period
 
 
-def check_prefix_matching(function: Callable) -> None:
+def check_prefix_matching(function: object) -> None:
     """Exercise 3: the prefix-matching score of one head on two copies."""
     cases = [(causal(3 * random(2 * p, 2 * p, seed=p)), p) for p in (2, 3, 7)]
     everywhere = lambda p, n: p.diagonal(offset=1 - n).sum() / (2 * n)
@@ -96,12 +104,15 @@ def check_prefix_matching(function: Callable) -> None:
         "the first copy is counted in the mean, and it has nothing to match.": everywhere,
         "the whole diagonal counts here: its first entry belongs to the last query of the first copy.":
             lambda p, n: p.diagonal(offset=1 - n).mean(),
+        "these are the queries of the first copy, and they have nothing to match.":
+            lambda p, n: p[torch.arange(n), torch.arange(n) - n + 1].mean(),
+        "this is the mean over all queries and keys: only one key of each query counts.": lambda p, n: p.mean(),
         "a mean is wanted: this is a sum, which grows with the period.": lambda p, n: stripe(p, n) * n,
     }  # fmt: skip
     check("prefix matching", function, stripe, cases, mistakes, say="second copy only, one past the match")
 
 
-def check_previous_token_scores(function: Callable) -> None:
+def check_previous_token_scores(function: object) -> None:
     """Exercise 4: a matrix of position scores that makes a previous-token head."""
     cases = [(2, 1.0), (5, 30.0), (8, 100.0)]
     right = lambda n, s: s * torch.ones(n - 1).diag(-1)
@@ -117,7 +128,7 @@ def check_previous_token_scores(function: Callable) -> None:
     check("previous-token scores", function, right, cases, mistakes, say=say)
 
 
-def check_composed_pattern(function: Callable) -> None:
+def check_composed_pattern(function: object) -> None:
     """Exercise 5: the pattern of a virtual head."""
     cases = [(causal(2 * random(n, n, seed=n)), causal(2 * random(n, n, seed=n + 50))) for n in (2, 3, 6)]
     mistakes = {
@@ -126,12 +137,16 @@ def check_composed_pattern(function: Callable) -> None:
         "this multiplies entry by entry; attention to attention sums over the place in between.":
             lambda a, b: a * b,
         "it is transposed: rows must stay queries.": lambda a, b: (b @ a).T,
+        "one of the two is transposed: both have queries as rows.": lambda a, b: b @ a.T,
+        "the later pattern is transposed: both have queries as rows.": lambda a, b: b.T @ a,
+        "one head is applied twice.": lambda a, b: b @ b,
+        "the earlier head is applied twice.": lambda a, b: a @ a,
         "two patterns in a row are not their mean.": lambda a, b: (a + b) / 2,
     }  # fmt: skip
     check("composed pattern", function, lambda a, b: b @ a, cases, mistakes, say="rows still sum to 1")
 
 
-def check_k_composition(function: Callable) -> None:
+def check_k_composition(function: object) -> None:
     """Exercise 6: the raw K-composition score of two heads."""
     shapes = [(random(6, 2, seed=s), random(2, 6, seed=s + 1), random(6, 2, seed=s + 2), random(2, 6, seed=s + 3))
               for s in (0, 10, 20)]  # fmt: skip
@@ -145,6 +160,10 @@ def check_k_composition(function: Callable) -> None:
         "both matrices are transposed.": lambda OV, QK: score(OV.T, QK),
         "the norms of the two factors are not divided out, so larger weights look like more composition.":
             lambda OV, QK: (OV @ QK.T).norm(),
+        "only one factor's norm is divided out, W_OV's.": lambda OV, QK: (OV @ QK.T).norm() / OV.norm(),
+        "only one factor's norm is divided out, W_QK's.": lambda OV, QK: (OV @ QK.T).norm() / QK.norm(),
+        "this multiplies entry by entry: composition is a matrix product.":
+            lambda OV, QK: (OV * QK.T).norm() / OV.norm() / QK.norm(),
         "this uses the largest singular value; the Frobenius norm is asked for.":
             lambda OV, QK: torch.linalg.matrix_norm(OV @ QK.T, 2)
             / torch.linalg.matrix_norm(OV, 2) / torch.linalg.matrix_norm(QK, 2),
@@ -154,7 +173,7 @@ def check_k_composition(function: Callable) -> None:
     )
 
 
-def check_say_two_on(function: Callable) -> None:
+def check_say_two_on(function: object) -> None:
     """Exercise 7: edit the hand-built circuit until it says what came two after the earlier copy."""
     if not callable(function):
         raise CheckFailed("say two on: give the function itself, without calling it.")
@@ -203,7 +222,7 @@ def check_say_two_on(function: Callable) -> None:
 # -- a trained model taken apart (second half of notebook 03) --------------------------------------
 
 
-def check_icl_scores(student: Callable) -> None:
+def check_icl_scores(student: object) -> None:
     """`student(long_losses, short_losses, stretch)` -> the score of each window."""
     draw = generator(11)
     cases = [
@@ -238,6 +257,21 @@ def check_icl_scores(student: Callable) -> None:
             "the two windows are not compared on the same tokens: both must be counted from the end.": partial(
                 paired, late=last, early=lambda n: slice(0, n)
             ),
+            "this is one window's loss alone: compare it with the other's on the same tokens.": lambda long, short, n: (
+                long[:, -n:].mean(1)
+            ),
+            "the means run over whole windows: compare the tokens that both have, the last of each.": lambda long, short, n: (
+                long.mean(1) - short.mean(1)
+            ),
+            "the long window's mean runs over all of it: compare the same tokens.": lambda long, short, n: (
+                long.mean(1) - short[:, -n:].mean(1)
+            ),
+            "the short window's mean runs over all of it: compare the same tokens.": lambda long, short, n: (
+                long[:, -n:].mean(1) - short.mean(1)
+            ),
+            "the losses are added: the score is a difference.": lambda long, short, n: (
+                long[:, -n:].mean(1) + short[:, -n:].mean(1)
+            ),
             "all windows are thrown together: one score a window is wanted.": lambda *case: icl_scores(
                 *case
             ).mean(),
@@ -249,7 +283,7 @@ def check_icl_scores(student: Callable) -> None:
     )
 
 
-def check_smear(student: Callable) -> None:
+def check_smear(student: object) -> None:
     """`student(keys, alpha)` -> keys [batch, pos, d_head], each mixed with the one before it."""
     draw = generator(12)
     cases = [
@@ -282,13 +316,23 @@ def check_smear(student: Callable) -> None:
             "the first key has nothing before it; here it shrinks, and it should stay.": partial(
                 smear, first="zero"
             ),
+            "nothing of the key before is in it.": lambda keys, alpha: torch.sigmoid(alpha) * keys,
+            "the key before has the same share as the present one: the two shares add up to 1.": lambda keys, alpha: (
+                torch.sigmoid(alpha) * (keys + torch.cat([keys[:, :1], keys[:, :-1]], dim=1))
+            ),
+            "the key before is subtracted: keys are mixed.": lambda keys, alpha: (
+                2 * torch.sigmoid(alpha) * keys - smear(keys, alpha)
+            ),
+            "the key before is added whole: the two shares add up to 1.": lambda keys, alpha: (
+                torch.sigmoid(alpha) * keys + torch.cat([keys[:, :1], keys[:, :-1]], dim=1)
+            ),
             "α is used as it is; its sigmoid is the share.": partial(smear, share=lambda a: a),
         },
         say="one scalar a head, and a key can tell what came before it.",
     )
 
 
-def check_knock_out(student: Callable) -> None:
+def check_knock_out(student: object) -> None:
     """`student(model, tokens, layer, head)` -> logits with that head silent and every pattern kept."""
     cfg = TinyConfig(2, n_heads=2, d_model=8, d_vocab=12, n_ctx=10, position_layers=1, seed=3)
     model = TinyTransformer(cfg).eval()
@@ -310,7 +354,7 @@ def check_knock_out(student: Callable) -> None:
 
     check(
         "pattern-preserving knock-out",
-        detached(student),
+        student,
         knocked,
         [(model, tokens, 0, 1), (model, tokens, 1, 0)],
         {
@@ -330,7 +374,7 @@ def check_knock_out(student: Callable) -> None:
     )
 
 
-def check_qk_positivity(student: Callable) -> None:
+def check_qk_positivity(student: object) -> None:
     """`student(W_E, W_QK, W_OV)` -> Σ Re λ / Σ |λ| of W_E W_QK W_OVᵀ W_Eᵀ."""
     draw = generator(14)
     cases = [
@@ -375,7 +419,7 @@ def check_qk_positivity(student: Callable) -> None:
     )
 
 
-def check_paths_of_order(student: Callable) -> None:
+def check_paths_of_order(student: object) -> None:
     """`student(n_layers, n_heads, order)` -> number of paths through exactly `order` heads."""
     check(
         "terms of an order",
@@ -393,22 +437,18 @@ def check_paths_of_order(student: Callable) -> None:
             "that counts choices of layers: each of them can be passed through any of its heads.": lambda n, h, k: (
                 math.comb(n, k)
             ),
+            "layers and heads have changed places: choose the layers, and in each of them one head.": lambda n, h, k: (
+                math.comb(n, k) * n**k
+            ),
+            "layers and heads have changed places: the choice is among layers.": lambda n, h, k: (
+                math.comb(h, k) * h**k
+            ),
+            "each layer of the path has its own choice of head: choices multiply.": lambda n, h, k: (
+                math.comb(n, k) * h * k
+            ),
             "that counts all paths up to this order, and exactly this order is wanted.": lambda n, h, k: sum(
                 math.comb(n, j) * h**j for j in range(k + 1)
             ),
         },
         say="one direct path, then heads, then virtual heads.",
     )
-
-
-def detached(student: Callable) -> Callable:
-    """The student's answer without its graph, so that it can be compared."""
-    if not callable(student):
-        return student
-
-    @functools.wraps(student)
-    def call(*case):
-        result = student(*case)
-        return result.detach() if isinstance(result, torch.Tensor) else result
-
-    return call

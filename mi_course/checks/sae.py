@@ -386,6 +386,9 @@ def check_split(function: object) -> None:
         near = parents[torch.arange(m) % n] / (1 + torch.arange(m) % n)[:, None]
         larger = (near + random(m, d, seed=seed + 60)) * (1 + torch.arange(m) % 4)[:, None]
         cases.append((parents, larger, 0.5))
+    cases.append(
+        (torch.tensor([[1.0, 0, 0, 0], [0, -2, 0, 0]]), torch.tensor([[3.0, 3, 3, 3]]), 0.5)
+    )  # on the cut
     cosine = lambda P, L: unit(P) @ unit(L).T
     best = lambda table: table == table.max(0).values
     mistakes = {
@@ -395,6 +398,8 @@ def check_split(function: object) -> None:
             lambda P, L, c: best(P @ L.T) & (cosine(P, L) >= c),
         "a child near two parents is given to both: only the nearest counts.": lambda P, L, c: cosine(P, L) >= c,
         "every child gets a parent: below the cut it is an orphan.": lambda P, L, c: best(cosine(P, L)),
+        "a child exactly on the cut is an orphan here: it needs at least `cut`, not more.":
+            lambda P, L, c: best(cosine(P, L)) & (cosine(P, L) > c),
         "each parent has its nearest child only: a split has several, so choose a parent for each child.":
             lambda P, L, c: best(cosine(P, L).T).T & (cosine(P, L) >= c),
         "the table is transposed: parents along the rows.": lambda P, L, c: children(P, L, c).T,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -126,51 +126,54 @@ def hidden_relu(w1: float, w2: float, output: str) -> float:
 
 # -- 3: the sixth feature -----------------------------------------------------------------------------
 
-STEP = 0.1  # of the grid 1, 0.9, 0.8, … 0.1
+
+def sweep(counts: list[int], m: int, n: int, seed: int) -> Tensor:
+    """W [density m n] whose columns are longer than 0.5 for so many features at each density."""
+    W = random(len(counts), m, n, seed=seed)
+    length = torch.where(torch.arange(n) < torch.tensor(counts)[:, None], 0.52, 0.48)
+    length[:, 0], length[:, -1] = 1.1, 0.1
+    W = W / W.norm(dim=1, keepdim=True) * length[:, None]
+    W[:, :, -2] = 0.5 * torch.eye(m)[0]  # exactly 0.5 is not longer
+    return W[:, :, torch.arange(n).roll(seed)]  # the represented ones need not come first
 
 
-@cache
-def sixth_feature() -> float:
-    """The first density of the grid 1, 0.9, … at which more than five of twenty features are represented: trained.
+def first_with(densities: list, represented: Tensor, least: int = 6):
+    """The largest density with at least so many features."""
+    return max(p for p, k in zip(densities, represented.sum(1), strict=True) if k >= least)
 
-    n = 20, m = 5, I = 0.7^i, the lowest loss of four runs. The ends of the grid are far from it and left out.
+
+def check_sixth_feature(function: object) -> None:
+    """Exercise 1: `function(densities, W [density m n])` → the first density, coming down, with more than five features.
+
+    A feature is represented if ‖W_i‖ > 0.5; densities fall.
     """
-    grid, restarts = torch.tensor([0.7, 0.6, 0.5, 0.4, 0.3]), 3
-    world = toy.Features(20, grid.repeat_interleave(restarts)[:, None], toy.importances(20, 0.7))
-    models = toy.ToyModels(toy.ToyConfig(20, 5), len(grid) * restarts)
-    toy.train(models, world, steps=600, lr=1e-2, batch=128)
-    best = toy.best_of(world.expected_losses(models, samples=2**14), restarts)
-    count = toy.represented(models.W[best].detach()).sum(-1)
-    return next((float(p) for p, k in zip(grid, count, strict=True) if k > 5), float(grid[-1]))
-
-
-def check_sixth_feature(density: object) -> None:
-    """Exercise 3: the value of 1−S on the descending grid 1, 0.9, 0.8, …, 0.1 where a sixth feature is first represented.
-
-    n = 20, m = 5, I = 0.7^i, the lowest loss of several runs, represented: ‖W_i‖ > 0.5. The check trains for itself
-    (about two seconds) and allows a difference of one grid step, 0.1.
-    """
-    exercise = "sixth feature"
-    value = value_of(exercise, density, "one number, the density 1−S")
-    if value.numel() != 1:
-        raise CheckFailed(f"{exercise}: one density is wanted, the first; this is a list of {value.numel()}.")
-    p = float(value)
-    if not 0 < p <= 1:
-        raise CheckFailed(
-            f"{exercise}: {p:g} is not a density. Return 1−S itself, not a place in the grid or a count."
-        )
-    first = sixth_feature()
-    if p > first + STEP + 0.01:
-        raise CheckFailed(
-            f"{exercise}: too dense. There the five most important features still have the model to themselves; "
-            "train until the loss settles, take the best of several runs, and count ‖W_i‖ > 0.5."
-        )
-    if p < first - STEP - 0.01:
-        raise CheckFailed(
-            f"{exercise}: too sparse. There the sixth feature has long been represented: go down the grid "
-            "from 1 and stop at the first density with more than five."
-        )
-    passed(exercise, "sparsity makes room for more features than dimensions")
+    falling = ([1.0, 0.8, 0.5, 0.3, 0.1], [0.9, 0.6, 0.4, 0.2], [1.0, 0.7, 0.4, 0.1])
+    counts = ([4, 5, 6, 9, 12], [5, 7, 5, 9], [3, 5, 5, 6])
+    cases = [(list(p), sweep(k, m, 20, seed=m)) for p, k, m in zip(falling, counts, (7, 6, 8), strict=True)]
+    long = lambda W: W.norm(dim=1) > 0.5
+    mistakes = {
+        "this is the sparsest model with a sixth feature: coming down from 1, the first one is wanted.":
+            lambda p, W: min(d for d, k in zip(p, long(W).sum(1), strict=True) if k > 5),
+        "this is where a fifth feature is represented: more than five are wanted.":
+            lambda p, W: first_with(p, long(W), 5),
+        "this is where a seventh feature is represented: one more than five is enough.":
+            lambda p, W: first_with(p, long(W), 7),
+        "rows are counted here: features are the columns of W[k], rows are hidden dimensions.":
+            lambda p, W: first_with(p, W.norm(dim=2) > 0.5),
+        "the squared length is compared with 0.5: the length is.":
+            lambda p, W: first_with(p, W.square().sum(1) > 0.5),
+        "this is the last density without a sixth feature.":
+            lambda p, W: p[p.index(first_with(p, long(W))) - 1],
+        "this is the place in the list: the density that stands there is wanted.":
+            lambda p, W: p.index(first_with(p, long(W))),
+        "this is the number of features, and the density where they first are more than five is wanted.":
+            lambda p, W: long(W).sum(1)[p.index(first_with(p, long(W)))],
+        "this is the first density of all: count the features before choosing.": lambda p, W: p[0],
+    }  # fmt: skip
+    one = lambda p: p.reshape(()) if isinstance(p, Tensor) and p.numel() == 1 else p
+    say = "sparsity makes room for more features than dimensions"
+    right = lambda p, W: first_with(p, long(W))
+    check_through(one, "sixth feature", function, right, cases, mistakes, say=say)
 
 
 # -- 4: feature dimensionality ------------------------------------------------------------------------
@@ -224,12 +227,14 @@ def check_feature_dimensionality(D: object) -> None:
 WANTED_W = "a W of shape [3, 5]"
 
 
-def check_bipyramid(W: object, predicted: object) -> None:
+def check_bipyramid(W: object, predicted: object = None) -> None:
     """Exercise 5: the triangular bipyramid as W [3 5], and the five D it will have, predicted, in column order.
 
-    Columns may stand in any order and be turned in space; the two parts may differ in length.
+    Both may come from one function without arguments. Columns may stand in any order and be turned in space; the two parts may differ in length.
     """
     exercise = "bipyramid"
+    if callable(W) and predicted is None:
+        W, predicted = pair_from(exercise, W)
     W, D = value_of(exercise, W, WANTED_W), value_of(exercise, predicted, "five predictions of D").flatten()
     if W.shape != (3, 5):
         turned = " It is transposed: a feature is a column." if W.shape == (5, 3) else ""
@@ -242,6 +247,16 @@ def check_bipyramid(W: object, predicted: object) -> None:
     if not torch.allclose(D, true, atol=5e-3):
         raise CheckFailed(f"{exercise}: W is right. {wrong_prediction(D, true)}")
     passed(exercise, "two parts that do not interfere, each with its own dimensions")
+
+
+def pair_from(exercise: str, function: Callable) -> tuple:
+    """What a learner's function returns, once it is a pair."""
+    pair = answer(exercise, function, ())
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+        raise CheckFailed(
+            f"{exercise}: return W and the five D, in this order; this is {type(pair).__name__}."
+        )
+    return tuple(pair)
 
 
 def not_a_bipyramid(W: Tensor) -> str | None:
@@ -355,8 +370,6 @@ def check_absolute_value(build: object) -> None:
 def built(exercise: str, build: object, names: tuple[str, ...], shapes: tuple[tuple, ...]) -> list[Tensor]:
     """What `build()` returns: matrices of these shapes, or a sentence on what is wrong with them."""
     wanted = " and ".join(f"{name} {list(shape)}" for name, shape in zip(names, shapes, strict=True))
-    if not callable(build):
-        raise CheckFailed(f"{exercise}: give the function itself, without calling it.")
     pair = answer(exercise, build, ())
     if not isinstance(pair, (tuple, list)) or len(pair) != len(names):
         raise CheckFailed(f"{exercise}: return {wanted}, in this order; this is {type(pair).__name__}.")

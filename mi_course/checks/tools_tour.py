@@ -39,7 +39,7 @@ HOOK_NAMES = {
 }
 
 
-def check_hook_names(function: Callable) -> None:
+def check_hook_names(function: object) -> None:
     """Exercise 1: the names of four hooks, as a dictionary."""
     name = "hook names"
     names = answer(name, function, ())
@@ -70,7 +70,7 @@ def wrong_name(given, wanted: str) -> str:
 # -- reading -------------------------------------------------------------------------------------
 
 
-def check_attention_paid(function: Callable) -> None:
+def check_attention_paid(function: object) -> None:
     """Exercise 2: how much of its attention one position of one head pays to another."""
     pattern = random_pattern(4, 3, 4)  # head and batch indices may be mistaken for each other
     cases = [
@@ -96,7 +96,7 @@ def check_attention_paid(function: Callable) -> None:
     )  # fmt: skip
 
 
-def check_previous_token_score(function: Callable) -> None:
+def check_previous_token_score(function: object) -> None:
     """Exercise 3: mean attention of each head to the position just before the query."""
     cases = [(random_pattern(3, 2, 5, seed=1),), (random_pattern(2, 4, 7, seed=2),)]
 
@@ -132,7 +132,7 @@ def replaced(z: Tensor, head: int, value) -> Tensor:
     return z
 
 
-def check_zero_head(function: Callable) -> None:
+def check_zero_head(function: object) -> None:
     """Exercise 4: z [batch pos head d_head] with one head silenced."""
     cases = [(random(5, 4, 3, 6, seed=3), 1), (random(4, 5, 4, 4, seed=4), 2)]
 
@@ -153,7 +153,7 @@ def check_zero_head(function: Callable) -> None:
     check("zero head", function, zeroed(2), cases, mistakes, say="one head silent, the others untouched")
 
 
-def check_mean_ablate(function: Callable) -> None:
+def check_mean_ablate(function: object) -> None:
     """Exercise 5: z with one head's output replaced by its mean over batch and positions."""
     cases = [(random(5, 4, 3, 6, seed=5), 1), (random(4, 5, 4, 4, seed=6), 2)]
     mistakes = {
@@ -180,7 +180,7 @@ def check_mean_ablate(function: Callable) -> None:
 # -- attribution ---------------------------------------------------------------------------------
 
 
-def check_direct_effect(function: Callable) -> None:
+def check_direct_effect(function: object) -> None:
     """Exercise 6: what a write [batch pos d_model] adds to logit(right) − logit(wrong), [batch pos]."""
     cases = []
     for seed in (7, 8):
@@ -229,7 +229,7 @@ class Planned(Exception):
     """Raised inside the block on purpose."""
 
 
-def check_temporary_hook(function: Callable) -> None:
+def check_temporary_hook(function: object) -> None:
     """Exercise 7: a context manager that attaches a hook and takes it off again, whatever happens."""
     name = "temporary hook"
     if not callable(function):
@@ -237,11 +237,14 @@ def check_temporary_hook(function: Callable) -> None:
     model, tokens, at = tiny(), torch.tensor([[1, 2, 3]]), "blocks.0.attn.hook_z"
     model.hook_dict[at].register_forward_hook(lambda module, given, z: z)  # somebody else's, to be left alone
     before, plain, changed = hooks_on(model), model(tokens).detach(), []
+    wanted = model.run_with_hooks(tokens, fwd_hooks=[(at, turned)]).detach()
     inside(name, function, model, at, lambda: changed.append(model(tokens).detach()))
     if torch.equal(changed[0], plain):
         raise CheckFailed(
             f"{name}: inside the block the hook does nothing. Is what `edit` returns handed on?"
         )
+    if not torch.equal(changed[0], wanted):
+        raise CheckFailed(f"{name}: inside the block the activation is not what `edit` makes of it.")
     if hooks_on(model) < before:
         raise CheckFailed(f"{name}: a hook that somebody else had attached is gone. Take off only your own.")
     if hooks_on(model) > before:
@@ -259,16 +262,17 @@ def stumble() -> None:
     raise Planned
 
 
+def turned(activation, hook):
+    """An edit whose answer cannot come about by itself."""
+    if not isinstance(activation, Tensor):
+        raise TypeError(f"`edit` takes the activation first, and got a {type(activation).__name__}")
+    return 1 - 2 * activation
+
+
 def inside(name: str, function: Callable, model, at: str, act: Callable) -> bool:
     """Run `act` inside the learner's block; whether the planned error came out of it."""
-
-    def edit(activation, hook):
-        if not isinstance(activation, Tensor):
-            raise TypeError(f"`edit` takes the activation first, and got a {type(activation).__name__}")
-        return 0 * activation
-
     try:
-        context = function(model, at, edit)
+        context = function(model, at, turned)
         if not hasattr(type(context), "__enter__"):
             raise CheckFailed(f"{name}: `with` cannot open it. Is `@contextmanager` above the function?")
         with context:

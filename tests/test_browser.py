@@ -1,0 +1,385 @@
+"""In a real browser: the site for everybody's eyes and keyboards, and JupyterLab with a student's notebook.
+
+Playwright drives the Chromium of the system (`apt install chromium`, or CHROMIUM=/path/to/it). Without one the tests
+are skipped with the reason; where CI is set they fail. `make test-browser` runs them.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from mi_course import classroom, course
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SWITCHES = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+PHONE, DESK = {"width": 375, "height": 800}, {"width": 1440, "height": 900}
+SOLUTION = re.compile(r"^ *### BEGIN SOLUTION\n(.*?)\n *### END SOLUTION", re.DOTALL | re.MULTILINE)
+
+
+def missing() -> str | None:
+    """What is not here, in a sentence."""
+    try:
+        import axe_playwright_python  # noqa: F401
+        import playwright  # noqa: F401
+    except ImportError as error:
+        return f"{error.name} is not installed: pip install -e '.[test]'."
+    return None if chromium() else "There is no Chromium here: apt install chromium, or set CHROMIUM to one."
+
+
+def chromium() -> str | None:
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def needed() -> None:
+    """Go on, skip, or fail in CI."""
+    if reason := missing():
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    needed()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium(), args=SWITCHES)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser):
+    """One page, which must raise no error in its scripts."""
+    with opened(browser) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def opened(browser, theme: str = "light", size: dict = DESK):
+    """A page whose scripts raise no error, and which says in `page.asked` what it asked for."""
+    context = browser.new_context(viewport=size, color_scheme=theme, reduced_motion="reduce")
+    page, errors = context.new_page(), []
+    page.asked = []
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    context.close()
+    assert errors == []
+
+
+def test_a_missing_browser_is_a_skip_here_and_a_failure_in_ci(monkeypatch):
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="There is no Chromium here: apt install chromium"):
+        needed()
+    monkeypatch.setenv("CI", "1")
+    with pytest.raises(pytest.fail.Exception, match="There is no Chromium here"):
+        needed()
+
+
+# --- the site --------------------------------------------------------------------------------------
+
+KINDS = {
+    "index": "index.html",
+    "notebook": "00_tools_tour.html",
+    "paper": "paper-elhage2021.html",
+    "claims": "claims.html",
+    "often said": "corrections.html",
+    "glossary": "glossary.html",
+    "search": "search.html?q=induction",
+    "gallery": "features/index.html",
+    "feature": "features/*",
+    "document": "doc-*",
+}
+
+
+@pytest.fixture(scope="module")
+def address(whole_site):
+    """Kind of page → its address, from the disk as a reader opens it."""
+
+    def find(kind: str) -> str:
+        name, _, asked = KINDS[kind].partition("?")
+        found = sorted(path for path in whole_site.glob(name) if kind != "feature" or path.stem != "index")
+        if not found:
+            pytest.skip(f"The site has no page {name}.")
+        return found[0].as_uri() + (f"?{asked}" if asked else "")
+
+    return find
+
+
+def settle(page) -> None:
+    """Until formulas and views are drawn."""
+    page.wait_for_load_state("load")
+    page.evaluate("globalThis.MathJax?.startup?.promise")
+    page.wait_for_timeout(200)
+
+
+def serious(page) -> list[str]:
+    """What axe-core finds serious or critical."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, options={"preload": False}).response["violations"]
+    return [
+        f"{finding['id']}: {finding['nodes'][0]['html'][:120]}"
+        for finding in found
+        if finding["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("theme, size", [("light", DESK), ("dark", PHONE)], ids=["light desk", "dark phone"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_is_accessible_fits_its_screen_and_asks_for_nothing(browser, address, kind, theme, size):
+    with opened(browser, theme, size) as page:
+        page.goto(address(kind))
+        settle(page)
+        assert serious(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, "scrolls sideways"
+        outside = [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))]
+        assert outside == []
+
+
+def test_no_notebook_scrolls_sideways_on_a_phone(browser, whole_site):
+    with opened(browser, size=PHONE) as page:
+        for path in sorted(whole_site.glob("[0-9][0-9]_*.html")):
+            page.goto(path.as_uri())
+            settle(page)
+            assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, path.name
+            assert all(url.startswith(("file:", "data:", "blob:")) for url in page.asked)
+
+
+def test_axe_finds_what_is_wrong(page):
+    page.set_content('<html lang="en"><title>t</title><main><img src="data:,"><a href="#"></a></main>')
+    assert {finding.split(":")[0] for finding in serious(page)} >= {"image-alt", "link-name"}
+
+
+def test_formulas_figures_and_views_are_drawn(page, address):
+    page.goto(address("notebook"))
+    settle(page)
+    assert page.locator("mjx-container svg").count() > 10
+    assert page.locator("[data-seen] canvas").count() > 0, "CircuitsVis has drawn"
+    widths = page.eval_on_selector_all("figure img", "images => images.map(image => image.naturalWidth)")
+    assert widths and min(widths) > 100
+
+
+def test_search_finds_a_term_a_claim_and_a_function(page, address):
+    page.goto(address("index"))
+    page.keyboard.press("/")
+    page.keyboard.type("residual stream")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search.html?q=residual*")
+    assert page.locator("#results a").first.text_content() == "residual stream"
+    for asked, first in (("MF-01", "Claim MF-01"), ("prefix_matching_scores", None), ("superpositoin", None)):
+        page.get_by_role("searchbox").fill(asked)
+        page.wait_for_function("document.querySelectorAll('#results li').length > 0")
+        assert first is None or page.locator("#results a").first.text_content() == first
+    page.get_by_role("searchbox").fill("xyzzyq")
+    assert page.get_by_text("0 found.").is_visible()
+    page.get_by_role("searchbox").fill("a.*(b[<img src=x onerror=alert(1)>")
+    page.get_by_role("searchbox").fill("residual stream")
+    page.locator("#results a").first.click()
+    assert page.url.endswith("glossary.html#residual-stream")
+
+
+def test_the_theme_can_be_chosen_and_is_kept(browser, address):
+    paper = "getComputedStyle(document.body).backgroundColor"
+    with opened(browser, "light") as page:
+        page.goto(address("index"))
+        light = page.evaluate(paper)
+        page.get_by_role("button", name="Dark theme").click()
+        dark = page.evaluate(paper)
+        assert dark != light
+        page.goto(address("glossary"))
+        assert page.evaluate(paper) == dark
+        page.get_by_role("button", name="Light theme").click()
+        assert page.evaluate(paper) == light
+        page.emulate_media(color_scheme="dark")
+        assert page.evaluate(paper) == dark, "chosen as the system is: it follows the system again"
+
+
+def test_the_keyboard_reaches_everything(page, address):
+    page.goto(address("notebook"))
+    settle(page)
+    focused = lambda: page.evaluate("document.activeElement.outerHTML.slice(0, 80)")
+    page.keyboard.press("Tab")
+    assert "Skip to content" in focused() and page.locator(".skip").is_visible()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "content"
+    page.keyboard.press("/")
+    assert 'type="search"' in focused()
+    page.keyboard.type("/")
+    assert page.get_by_role("searchbox").input_value() == "/", "in the field it is a letter"
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline != "none"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+
+
+def test_from_a_notebook_to_a_claim_and_back(page, address):
+    page.goto(address("notebook"))
+    page.locator("a.term", has_text="residual stream").first.click()
+    assert page.url.endswith("glossary.html#residual-stream")
+    page.go_back()
+    page.get_by_role("link", name="MF-02 among the claims").click()
+    assert page.url.endswith("paper-elhage2021.html#MF-02")
+    page.locator("#MF-02").get_by_role("link", name="notebook 00, in this cell").click()
+    assert re.search(r"00_tools_tour.html#cell-id=\w+", page.url)
+    page.locator(":target .mi-claim").wait_for()
+
+
+def test_on_paper_folds_are_open_and_the_page_is_light(browser, address):
+    with opened(browser, "dark") as page:
+        page.goto(address("notebook"))
+        settle(page)
+        page.emulate_media(media="print")
+        page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert page.locator("details:not([open])").count() == 0
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert not page.get_by_role("search").is_visible()
+
+
+# --- JupyterLab ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """JupyterLab on student copies in a folder of its own; the port it was told to take is taken."""
+    needed()
+    home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("lab")
+    classroom.student(["00"], folder)
+    env = {**os.environ, "JUPYTER_RUNTIME_DIR": str(home / "run"), "JUPYTER_CONFIG_DIR": str(home / "config")}
+    env |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "PYTHONPATH": str(course.root())}
+    env |= {"JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "HOME": str(home)}
+    plain = home / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    course.write(plain, '{"windowingMode": "none"}')  # every cell is in the page, seen or not
+    news = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    course.write(news, '{"fetchNews": "false", "checkForUpdates": false}')
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
+        command += ["--allow-root", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]
+        with (home / "log").open("w") as log:
+            server = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=folder)
+        try:
+            yield started(server, home), port, folder
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+
+
+def started(server: subprocess.Popen, home: Path) -> dict:
+    """What the server says about itself, once it answers."""
+    for _ in range(240):
+        time.sleep(0.5)
+        assert server.poll() is None, (home / "log").read_text()
+        for path in (home / "run").glob("jpserver-*.json"):
+            with contextlib.suppress(OSError, ValueError):
+                told = json.loads(path.read_text())
+                socket.create_connection(("127.0.0.1", told["port"]), timeout=5).close()
+                return told
+    raise AssertionError(f"JupyterLab did not start: {(home / 'log').read_text()}")
+
+
+@pytest.fixture(scope="module")
+def notebook(browser, lab):
+    """The student copy of notebook 00, open in JupyterLab."""
+    told, _, folder = lab
+    with opened(browser) as page:
+        page.set_default_timeout(60_000)
+        page.goto(f"{told['url']}lab/tree/00_tools_tour.ipynb")
+        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+        page.get_by_text("Python 3 (ipykernel) | Idle").first.wait_for()
+        yield page
+
+
+def test_a_taken_port_is_no_obstacle(lab):
+    told, taken, _ = lab
+    assert told["port"] != taken
+
+
+def cell_of(page, text: str):
+    """The code cell that holds this text."""
+    return page.locator(".jp-CodeCell").filter(has=page.locator(".jp-InputArea", has_text=text)).first
+
+
+def write(page, cell, source: str) -> None:
+    """Replace what stands in a cell, and run it."""
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(source)
+    page.keyboard.press("Control+Enter")
+
+
+def run(page, cell) -> None:
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Control+Enter")
+
+
+def idle(page, seconds: float = 180) -> None:
+    """Until every cell that was to run has run."""
+    page.wait_for_timeout(500)
+    busy = "![...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].some(p => p.textContent.includes('[*]'))"
+    page.wait_for_function(busy, timeout=1000 * seconds)
+
+
+def exercises() -> list[tuple[str, str, str]]:
+    """(first line, check, solution's source) of every exercise of the stored notebook 00."""
+    nb = nbformat.read(course.find(["00"])[0], as_version=4)
+    code = [cell.source for cell in nb.cells if cell.cell_type == "code"]
+    pairs = zip(code, code[1:])
+    return [
+        (re.search(r"^def .*:$", source, re.MULTILINE)[0], check, SOLUTION.sub(r"\1", source))
+        for source, check in pairs
+        if "### BEGIN SOLUTION" in source
+    ]
+
+
+def test_a_wrong_answer_gets_its_hint_and_the_right_one_passes(notebook):
+    page, (first, check, solution) = notebook, exercises()[1]
+    run(page, page.locator(".jp-CodeCell").first)
+    run(page, cell_of(page, check))
+    idle(page)
+    output = cell_of(page, check).locator(".jp-OutputArea-output")
+    assert output.count() > 0 and "✔" not in output.first.text_content(), "an empty exercise does not pass"
+    write(page, cell_of(page, first), f"{first}\n    return pattern[batch, head, key, query]")
+    run(page, cell_of(page, check))
+    idle(page)
+    hint = output.first.text_content()
+    assert "✘ attention paid" in hint and "Traceback" not in hint and "query" in hint, hint
+    write(page, cell_of(page, first), solution)
+    run(page, cell_of(page, check))
+    idle(page)
+    assert "✔ attention paid" in output.first.text_content()
+
+
+def test_restart_and_run_all_is_clean_and_everything_can_be_seen(notebook):
+    page = notebook
+    for first, _, solution in exercises():
+        write(page, cell_of(page, first), solution)
+    page.get_by_role("menuitem", name="Kernel").click()
+    page.get_by_role("menuitem", name=re.compile("Restart Kernel and Run All Cells")).click()
+    page.locator("dialog.jp-Dialog .jp-mod-accept").click()
+    last = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].at(-1).textContent"
+    page.wait_for_function(rf"/\[\d+\]/.test({last})", timeout=300_000)
+    errors = page.locator("[data-mime-type='application/vnd.jupyter.stderr']").all_text_contents()
+    errors += page.locator("[data-mime-type='application/vnd.jupyter.error']").all_text_contents()
+    assert [text for text in errors if "model hub" not in text] == [], "GPT-2 alone may be out of reach"
+    assert page.locator(".jp-OutputArea-output", has_text="✔").count() >= len(exercises())
+    widths = page.eval_on_selector_all(
+        ".jp-OutputArea-output img", "all => all.map(image => image.clientWidth)"
+    )
+    assert len(widths) >= 5 and min(widths) > 100, widths
+    view = page.locator("[aria-label] [id^='mi-']").first
+    view.scroll_into_view_if_needed()
+    assert view.bounding_box()["height"] > 20, "a view, or its words where the library cannot be had"

@@ -1,0 +1,85 @@
+"""Runs and the sources made of them."""
+
+import pytest
+import torch
+
+from mi_course.errors import CourseError
+from mi_course.models import TinyConfig, TinyTransformer
+from mi_course.patching_runs import checked_pos, chosen, noised_embeddings, record, same_group
+from tests.naive_patching import model_of, prompts
+
+
+@pytest.fixture
+def run():
+    model = model_of(1, n_layers=2, d_mlp=6)
+    return record(model, prompts(model, 5)[0])
+
+
+def test_zero_and_mean(run):
+    assert all(bool((value == 0).all()) for value in run.zero().acts.values())
+    mean, grouped = run.mean(), run.mean(["a", "b", "a", "a", "b"])
+    for key, value in run.acts.items():
+        torch.testing.assert_close(mean.acts[key], value.mean(0, keepdim=True).expand_as(value))
+        torch.testing.assert_close(
+            grouped.acts[key][[0, 2, 3]], value[[0, 2, 3]].mean(0).expand(3, *value.shape[1:])
+        )
+        torch.testing.assert_close(grouped.acts[key][4], value[[1, 4]].mean(0))
+    assert (run.made, mean.made, run.zero().made, run.resampled(0).made) == ("", "mean", "zero", "resampled")
+    assert repr(mean) == "Run(mean: 5 prompts × 6 positions)" and "recorded" in repr(run)
+
+
+def origin(run, other):
+    """From which prompt each row of `other` comes."""
+    first = run.acts["z", 1]
+    return [next(i for i in range(5) if torch.equal(first[i], row)) for row in other.acts["z", 1]]
+
+
+def test_resampling_gives_every_prompt_anothers_activations(run):
+    for seed in range(6):
+        came = origin(run, run.resampled(seed))
+        assert sorted(came) == list(range(5)) and all(a != b for a, b in enumerate(came))
+    orders = {tuple(origin(run, run.resampled(seed))) for seed in range(6)}
+    assert len(orders) > 1 and origin(run, run.resampled(3)) == origin(run, run.resampled(3))
+    grouped = origin(run, run.resampled(0, groups=torch.tensor([0, 1, 0, 2, 1])))
+    assert grouped == [2, 4, 0, 3, 1]  # prompt 3 is alone
+
+
+def test_groups_name_every_prompt(run):
+    with pytest.raises(CourseError, match="groups names 2 prompts; the run has 5"):
+        run.mean([0, 1])
+    assert same_group(["x", "y", "x"], 3, "cpu").tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+
+
+def test_noise_is_measured_in_standard_deviations_of_the_table():
+    model = TinyTransformer(TinyConfig(n_layers=1, d_model=64, d_vocab=50, n_ctx=8)).requires_grad_(False)
+    tokens = torch.randint(50, (200, 8))
+    noise = noised_embeddings(model, tokens, sd=3, seed=1) - model.W_E[tokens]
+    assert float(noise.std() / model.W_E.std()) == pytest.approx(3, rel=0.02)
+    assert torch.equal(noised_embeddings(model, tokens, seed=1), noised_embeddings(model, tokens, seed=1))
+    assert not torch.equal(noised_embeddings(model, tokens, seed=1), noised_embeddings(model, tokens, seed=2))
+    with pytest.raises(CourseError, match="no position 8"):
+        noised_embeddings(model, tokens, positions=[8])
+
+
+def test_runs_of_nonsense_are_refused():
+    model = model_of(1, n_layers=1)
+    with pytest.raises(CourseError, match="must be \\[batch pos\\]"):
+        record(model, torch.zeros(0, 3, dtype=torch.long))
+    with pytest.raises(CourseError, match="9 tokens do not fit: this model reads n_ctx=8"):
+        record(model, torch.zeros(1, 9, dtype=torch.long))
+    with pytest.raises(CourseError, match="Token ids 0…11 leave the vocabulary 0…10"):
+        record(model, torch.tensor([[0, 11]]))
+    with pytest.raises(CourseError, match="zero layers"):
+        record(model_of(1, n_layers=0), torch.tensor([[0, 1]]))
+    with pytest.raises(CourseError, match="embed is \\[1, 2, 3\\], not"):
+        record(model, torch.tensor([[0, 1]]), embed=torch.zeros(1, 2, 3))
+    model.blocks[0].attn.W_V.data[0, 0, 0] = torch.nan
+    with pytest.raises(CourseError, match="NaN or infinity"):
+        record(model, torch.tensor([[0, 1]]))
+
+
+def test_choices_and_positions():
+    assert checked_pos(-1, 4) == 3 and checked_pos(0, 4) == 0
+    assert chosen("x", "a", ("a", "b")) == "a"
+    with pytest.raises(CourseError, match="no colour 'gren': choose from green, red.*green"):
+        chosen("colour", "gren", ("green", "red"))
