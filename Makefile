@@ -4,6 +4,7 @@ VENV ?= .venv
 JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+PEERS := build/peers
 # One thread per process and fixed hashes, both where notebooks are stored and where they are compared.
 STEADY := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 TQDM_DISABLE=1 HF_HUB_OFFLINE=1
 
@@ -42,12 +43,16 @@ train: setup  ## rebuild a shipped checkpoint: make train NAME=… (without NAME
 bench: setup  ## speed and memory against a plain PyTorch model and the TransformerLens bridge
 	@$(STEADY) $(BIN)/python -m benchmarks
 
-bench-sae: setup  ## autoencoder training steps against sae-lens, dictionary-learning and eai-sparsify
-	@test -e build/peers/.ready || { $(PYTHON) -m venv build/peers && build/peers/bin/python -m pip install -q uv && \
-	  build/peers/bin/uv pip install -q --python build/peers/bin/python $(addprefix --find-links ,$(PIP_FIND_LINKS)) \
-	    torch==2.13.0 sae-lens==6.54.12 dictionary-learning==0.1.0 eai-sparsify==1.3.3 && \
-	  { build/peers/bin/uv pip uninstall -q --python build/peers/bin/python torchvision || true; } && touch build/peers/.ready; }
-	@OMP_NUM_THREADS=$(or $(THREADS),1) $(BIN)/python -W ignore -m benchmarks.sae build/peers/bin/python
+bench-sae: setup $(PEERS)/.ready  ## autoencoder training steps against sae-lens, dictionary-learning and eai-sparsify
+	@OMP_NUM_THREADS=$(or $(THREADS),1) $(BIN)/python -W ignore -m benchmarks.sae $(PEERS)/bin/python
+
+# They want transformer-lens < 4, so they live in an environment of their own; torchvision, which one of them brings, does not fit this torch.
+$(PEERS)/.ready:
+	@$(PYTHON) -m venv $(PEERS) && $(PEERS)/bin/python -m pip install -q --disable-pip-version-check uv
+	@$(PEERS)/bin/uv pip install -q --python $(PEERS)/bin/python $(addprefix --find-links ,$(PIP_FIND_LINKS)) \
+	  torch==2.13.0 sae-lens==6.54.12 dictionary-learning==0.1.0 eai-sparsify==1.3.3
+	@$(PEERS)/bin/uv pip uninstall -q --python $(PEERS)/bin/python torchvision || true
+	@touch $@
 
 site: setup  ## the offline site from the notebooks as they are stored
 	@$(BIN)/python -m mi_course site
@@ -66,9 +71,7 @@ test-pythons: ## make test on every Python 3.10–3.13 found here
 	  elif $(MAKE) test VENV=.venv-$$v PYTHON=$$py; then echo "== Python $$v: passed"; \
 	  else echo "== Python $$v: FAILED"; failed=1; fi; done; test -z "$$failed"
 
-test-saelens: setup  ## SAELens, in an environment of its own, reads our autoencoders and we read its
-	@test -e build/saelens/.ready || { $(PYTHON) -m venv build/saelens && \
-	  build/saelens/bin/python -m pip install -q --disable-pip-version-check torch sae-lens==6.54.12 && touch build/saelens/.ready; }
+test-saelens: setup $(PEERS)/.ready  ## SAELens, in an environment of its own, reads our autoencoders and we read its
 	$(STEADY) $(BIN)/python -m pytest tests/test_saelens.py
 
 test-colab: build/.colab-passed  ## notebooks 00–03 as on a fresh Colab machine, and what Binder reads; nothing to do if nothing changed

@@ -128,7 +128,7 @@ def student(
         if copy.resolve() == path.resolve():
             raise CourseError(f"{out} holds the course's own notebooks: choose another folder with --out.")
         nb = nbformat.read(path, as_version=4)
-        variant = seed if seed is not None and reseeded(nb, seed) else None
+        variant = seed if seed is not None and seeds.reseed(nb, seed) == 1 else None
         if seed != variant:
             print(f"{path.stem} has no line SEED = 0: it is the same in every variant.", file=sys.stderr)
         nb = (assignment if nbgrader else student_copy)(nb, path.stem, variant)
@@ -182,16 +182,6 @@ def opened(nb: nbformat.NotebookNode, stem: str, seed: int | None) -> nbformat.N
     variant = "" if seed is None else VARIANT.format(seed=seed)
     nb.cells.insert(1, nbformat.v4.new_markdown_cell(TOLD.format(number=stem[:2], variant=variant)))
     return nb
-
-
-def reseeded(nb: nbformat.NotebookNode, seed: int) -> bool:
-    """Give the line SEED = 0 another number; whether there was one."""
-    found = 0
-    for cell in nb.cells:
-        if cell.cell_type == "code":
-            cell.source, times = seeds.LINE.subn(f"SEED = {seed}", cell.source)
-            found += times
-    return found == 1
 
 
 def without_outputs(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:

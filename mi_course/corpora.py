@@ -499,8 +499,10 @@ class Facts:
     templates: tuple[str, ...] = ("| the {relation} of {country} is", "| in {country} the {relation} is")
 
     def __post_init__(self):
-        if not 0 <= self.held_out < len(self.sentences):
-            raise CourseError(f"{self.held_out} of {len(self.sentences)} sentences cannot be held out.")
+        if not 0 <= self.held_out <= len(self.sentences) // 2:
+            raise CourseError(
+                f"{self.held_out} facts cannot be held out: there are {len(self.sentences) // 2}."
+            )
 
     @property
     def table(self) -> dict[str, dict[str, str]]:
@@ -531,10 +533,13 @@ class Facts:
 
     @cached_property
     def halves(self) -> tuple[Int[Tensor, "train pos"], Int[Tensor, "held_out pos"]]:
-        """Sentences to train on, and those held out, drawn at random."""
+        """Sentences to train on, and one of the two sentences of each held-out fact, drawn at random."""
         rows = torch.stack([self.tokens(text) for text in self.sentences.values()])
-        order = torch.randperm(len(rows), generator=generator(self.seed))
-        return rows[order[self.held_out :].sort().values], rows[order[: self.held_out].sort().values]
+        n, draw = len(rows) // 2, generator(self.seed)  # the first n sentences are in the first template
+        facts = torch.randperm(n, generator=draw)[: self.held_out]
+        held = torch.zeros(2 * n, dtype=torch.bool)
+        held[facts + n * torch.randint(2, (len(facts),), generator=draw)] = True
+        return rows[~held], rows[held]
 
     def pairs(self, change: str, template: int = 0) -> Pairs:
         """Prompts that differ in one word; every pair stands there both ways round.

@@ -96,10 +96,8 @@ def senders(forward: Forward, host: Activations, source: Activations) -> dict[st
 
 def receivers(forward: Forward, acts: Activations, slopes: Activations) -> dict[str, Tensor]:
     """The metric's gradient with respect to each part's own copy of the stream that it reads."""
-    found, alone = (
-        {},
-        torch.eye(forward.n_heads).to(acts["v", 0])[:, None, None, :, None],
-    )  # one head's slope at a time
+    found = {}
+    alone = torch.eye(forward.n_heads).to(acts["v", 0])[:, None, None, :, None]  # one head's slope at a time
     pos = torch.arange(acts["resid_pre", 0].shape[1], device=alone.device)
     for i in range(forward.n_layers):
         copies = acts["resid_pre", i].expand(forward.n_heads, *acts["resid_pre", i].shape)

@@ -19,18 +19,25 @@ from mi_course.errors import CourseError
 LINE = re.compile(r"^SEED = 0\b", re.MULTILINE)
 
 
+def reseed(nb: nbformat.NotebookNode, seed: int) -> int:
+    """Give the line `SEED = 0` another number if there is just one; how many there were."""
+    code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    found = sum(len(LINE.findall(cell.source)) for cell in code)
+    for cell in code if found == 1 else ():
+        cell.source = LINE.sub(f"SEED = {seed}", cell.source)
+    return found
+
+
 def with_seed(path: Path, seed: int, folder: Path) -> Path:
     """A copy of a notebook, of the same name, whose SEED is another."""
     nb = nbformat.read(path, as_version=4)
-    found = 0
-    for cell in nb.cells:
-        if cell.cell_type == "code":
-            cell.source, times = LINE.subn(f"SEED = {seed}", cell.source)
-            cell.outputs, found = [], found + times
-    if found != 1:
+    if (found := reseed(nb, seed)) != 1:
         raise CourseError(
             f"{path.name} has {found} lines `SEED = 0`; one is needed to run it on other seeds."
         )
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
     copy = folder / f"seed{seed}" / path.name
     copy.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nb, copy)

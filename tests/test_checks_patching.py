@@ -175,6 +175,13 @@ def effects_in_logits(run, clean, corrupted, direction):
     return [effect * gap for effect in effects(run, clean, corrupted, direction)]
 
 
+def effects_of_ones_and_zeros(run, clean, corrupted, direction):
+    host, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
+    value, before = float(direction == "denoising"), run(host)["out"]
+    gap = run(source)["out"] - before
+    return [(run(host, **{node: value})["out"] - before) / gap for node in "ABC"]
+
+
 def effects_of_nothing(run, clean, corrupted, direction):
     return [0.0, 0.0, 0.0]
 
@@ -229,13 +236,19 @@ WRONG = [
     (checks.check_normalised, lambda s, a, b: normalised(s, b, a), "ends are swapped"),
     (checks.check_normalised, lambda s, a, b: s.mean(-1) / (b.mean() - a.mean()), "not taken away first"),
     (checks.check_normalised, lambda s, a, b: (s.mean(-1) - a.mean()) / b.mean(), "clean score alone"),
+    (checks.check_normalised, lambda s, a, b: (s.mean(-1) - a.mean()) / a.mean(), "corrupted score alone"),
     (checks.check_normalised, lambda s, a, b: s.mean(-1) / b.mean(), "ratio of scores"),
     (checks.check_normalised, lambda s, a, b: normalised(s, a, b).clamp(0, 1), "clipped"),
     (checks.check_normalised, lambda s, a, b: ((s - a) / (b - a)).mean(-1), "for each prompt and then averaged"),
     (checks.check_normalised, lambda s, a, b: s.mean(-1) - a.mean(), "not divided by the gap"),
     (checks.check_normalised, lambda s, a, b: (s - a) / (b - a), "average over the batch"),
     (checks.check_normalised, lambda s, a, b: (s.mean() - a.mean()) / (b.mean() - a.mean()), "thrown together"),
-    (checks.check_patch_head, lambda z, s, h, p: put(z, s, slice(None), slice(None), h), "all positions"),
+    (checks.check_patch_head, lambda z, s, h, p: put(z, s, slice(None), slice(None), h), "at all positions"),
+    (checks.check_patch_head, lambda z, s, h, p: put(z, s, slice(None), slice(p, None), h), "from this one on"),
+    (checks.check_patch_head, lambda z, s, h, p: put(z, s, slice(None), slice(p + 1), h), "up to this one"),
+    (checks.check_patch_head, lambda z, s, h, p: put(z, s, slice(None), slice(p), h), "before this one"),
+    (checks.check_patch_head, lambda z, s, h, p: patch_head(z, s, h, p if p > 0 else 0), "taken for 0"),
+    (checks.check_patch_head, lambda z, s, h, p: torch.where((torch.arange(z.shape[1]) == p)[:, None, None] & (torch.arange(z.shape[2]) == h)[:, None], s, z), "nothing is patched: it counts"),
     (checks.check_patch_head, lambda z, s, h, p: put(z, s, slice(None), p), "all heads"),
     (checks.check_patch_head, lambda z, s, h, p: put(z, s, slice(None), h, p), "axes are swapped"),
     (checks.check_patch_head, lambda z, s, h, p: put(z, s, p, slice(None), h), "as the prompt"),
@@ -248,6 +261,7 @@ WRONG = [
     (checks.check_effects, effects_in_logits, "not divided by the gap"),
     (checks.check_effects, effects_piled_up, "pile up"),
     (checks.check_effects, effects_of_nothing, "no patch"),
+    (checks.check_effects, effects_of_ones_and_zeros, "the value that the other run had"),
     (checks.check_conclusions, lambda: "bcdf", "result 1: .*necessity"),
     (checks.check_conclusions, lambda: "addf", "result 2: AND and OR"),
     (checks.check_conclusions, lambda: "accf", "result 3: AND and OR"),
@@ -255,7 +269,11 @@ WRONG = [
     (checks.check_conclusions, lambda: ["a", "e", "d", "f"], "result 2: .*does nothing alone"),
     (checks.check_conclusions, lambda: ("a", "c", "d", "d"), "result 4: .*nearly silent"),
     (checks.check_conclusions, lambda: "gcdf", "result 1: .*wrong way round"),
-    (checks.check_conclusions, lambda: "acda", "result 4: what was patched"),
+    (checks.check_conclusions, lambda: "abdf", "result 2: true of each, and the two together"),
+    (checks.check_conclusions, lambda: "acaf", "result 3: true of each, and noising both"),
+    (checks.check_conclusions, lambda: "acda", "result 4: this was a noising"),
+    (checks.check_conclusions, lambda: "acdg", "result 4: the cost was 4%"),
+    (checks.check_conclusions, lambda: "acgf", "result 3: what was patched"),
     (checks.check_template_means, lambda a, t: a.mean(0).expand_as(a), "mean of all prompts"),
     (checks.check_template_means, lambda a, t: template_means(a.mean(-1, keepdim=True).expand_as(a), t), "features are averaged"),
     (checks.check_template_means, lambda a, t: template_means(a.flatten(1).mean(1).view(-1, *[1] * (a.ndim - 1)).expand_as(a), t), "one number for each template"),
@@ -272,11 +290,14 @@ WRONG = [
     (checks.check_direct_and_mediated, lambda a, b, A, OV, U, h: direct_and_mediated(a, b, A, OV.transpose(1, 2), U, h), "W_OV is transposed"),
     (checks.check_direct_and_mediated, lambda a, b, A, OV, U, h: direct_and_mediated(a, b, A.transpose(1, 2), OV, U, h), "rows of the pattern are queries"),
     (checks.check_direct_and_mediated, lambda a, b, *g: direct_and_mediated(b, a, *g), "sign"),
+    (checks.check_direct_and_mediated, lambda *g: (-direct_and_mediated(*g)[0], direct_and_mediated(*g)[1]), "sign of the direct part"),
+    (checks.check_direct_and_mediated, lambda a, b, *g: (direct_and_mediated(0 * a, b, *g)[0], direct_and_mediated(a, b, *g)[1]), "the host's away there too"),
     (checks.check_direct_and_mediated, lambda a, b, *g: direct_and_mediated(0 * a, b, *g), "its difference"),
     (checks.check_direct_and_mediated, lambda *g: direct_and_mediated(*g)[::-1], "wrong way round"),
     (checks.check_attribution, lambda a, b, ga, gb: attribution(b, a, ga, gb), "sign is turned round"),
     (checks.check_attribution, lambda a, b, ga, gb: attribution(a, b, gb, ga), "wrong run"),
     (checks.check_attribution, lambda a, b, ga, gb: attribution(b, a, gb, ga), "noising"),
+    (checks.check_attribution, lambda a, b, ga, gb: (a * ga - b * gb).sum(-1).mean(0), "its own gradient"),
     (checks.check_attribution, lambda a, b, ga, gb: ((a - b) * gb).sum((0, -1)), "batch is summed"),
     (checks.check_attribution, lambda a, b, ga, gb: ((a - b).norm(dim=-1) * gb.norm(dim=-1)).mean(0), "product of lengths"),
     (checks.check_attribution, lambda a, b, ga, gb: gb.sum(-1).mean(0), "gradient alone"),

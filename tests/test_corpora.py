@@ -225,6 +225,7 @@ def test_facts_are_said_in_two_templates_of_seven_words():
     assert train.shape == (120, 7) and held.shape == (24, 7)
     together = {tuple(row) for row in [*train.tolist(), *held.tolist()]}
     assert len(together) == 144
+    assert set(held[:, -1].tolist()) <= set(train[:, -1].tolist()), "a fact was never told"
 
 
 def test_every_answer_belongs_to_one_country_and_relation():
@@ -252,7 +253,7 @@ def test_pairs_differ_in_one_word_and_stand_both_ways_round(change, n, differs_a
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        (lambda: corpora.Facts(held_out=144), "cannot be held out"),
+        (lambda: corpora.Facts(held_out=73), "73 facts cannot be held out: there are 72"),
         (lambda: corpora.Facts().tokens("the capital of Japn"), "'Japn' is not in the vocabulary. Did you mean 'Japan'"),
         (lambda: corpora.Facts().pairs("facts"), "is 'fact' or 'relation'"),
     ],

@@ -15,10 +15,8 @@ from mi_course.errors import CourseError
 
 ROOT = Path(__file__).parents[1]
 STORED = Path(__file__).parent / "saelens"  # written by `python tests/test_saelens.py`
-THEIRS = (
-    ROOT / "build" / "saelens" / "bin" / "python"
-)  # an environment of its own: it wants transformer-lens < 4
-READY = ROOT / "build" / "saelens" / ".ready"
+THEIRS = ROOT / "build" / "peers" / "bin" / "python"  # its own environment: it wants transformer-lens < 4
+READY = ROOT / "build" / "peers" / ".ready"
 KINDS = ("relu", "relu_norm", "topk", "batchtopk", "jumprelu", "gated")
 
 

@@ -22,6 +22,17 @@ def test_only_the_line_of_the_seed_changes(tmp_path):
     assert nbformat.read(path, as_version=4).cells[0].source == "SEED = 0  # all"
 
 
+@pytest.mark.parametrize(
+    "sources, found", [(("x = 1",), 0), (("x = 1", "SEED = 0"), 1), (("SEED = 0\nSEED = 0", "SEED = 0"), 3)]
+)
+def test_a_seed_changes_where_there_is_just_one(tmp_path, sources, found):
+    nb = nbformat.read(notebook(tmp_path, *sources), as_version=4)
+    nb.cells.insert(0, nbformat.v4.new_markdown_cell("SEED = 0"))  # words are no code
+    assert seeds.reseed(nb, 5) == found
+    changed = [source.replace("SEED = 0", "SEED = 5") if found == 1 else source for source in sources]
+    assert [cell.source for cell in nb.cells] == ["SEED = 0", *changed]
+
+
 @pytest.mark.parametrize("sources", [("x = 1",), ("SEED = 0", "SEED = 0")])
 def test_a_notebook_without_one_seed_is_one_sentence(tmp_path, sources):
     with pytest.raises(CourseError, match="one is needed"):

@@ -31,6 +31,8 @@ def check_normalised(function: object) -> None:
             mean(lambda s, a, b: s / (b - a)),
         "this divides by the clean score alone, so the clean run does not come out at 1.":
             mean(lambda s, a, b: (s - a) / b),
+        "this divides by the corrupted score alone, so the clean run does not come out at 1.":
+            mean(lambda s, a, b: (s - a) / a),
         "a ratio of scores has no fixed 0: measure from the corrupted run.": mean(lambda s, a, b: s / b),
         "the sign is turned round.": mean(lambda s, a, b: (a - s) / (b - a)),
         "this is not divided by the gap: models and prompts cannot be compared.": mean(lambda s, a, b: s - a),
@@ -68,12 +70,11 @@ def check_patch_head(function: object) -> None:
     for shape, head, pos in (((4, 5, 4, 3), 1, 3), ((3, 4, 4, 2), 2, 0), ((2, 6, 3, 3), 0, -1)):
         cases.append((random(*shape, seed=head), random(*shape, seed=head + 10), head, pos))
 
-    def at(*place):
-        """Patch at this place instead; "h" and "p" stand for the head and the position."""
+    def at(place):
+        """Patch at `place(head, pos)` instead."""
 
         def patched(z, source, head, pos):
-            where = tuple({"h": head, "p": pos}.get(p, p) if isinstance(p, str) else p for p in place)
-            z = z.clone()
+            z, where = z.clone(), place(head, pos)
             z[where] = source[where]
             return z
 
@@ -86,15 +87,25 @@ def check_patch_head(function: object) -> None:
 
     every = slice(None)
     mistakes = {
-        "the head is patched at all positions: only one was meant.": at(every, every, "h"),
-        "all heads of that position are patched: only one was meant.": at(every, "p"),
-        "the axes are swapped: z is batch, pos, head, d_head.": at(every, "h", "p"),
+        "the head is patched at all positions: only one was meant.": at(lambda h, p: (every, every, h)),
+        "all positions from this one on are patched: only one was meant.":
+            at(lambda h, p: (every, slice(p, None), h)),
+        "all positions up to this one are patched: only one was meant.":
+            at(lambda h, p: (every, slice(p + 1), h)),
+        "all positions before this one are patched: only this one was meant.":
+            at(lambda h, p: (every, slice(p), h)),
+        "a negative pos is taken for 0: it counts from the end.":
+            lambda z, s, h, p: patch_head(z, s, h, max(p, 0)),
+        "at a negative pos nothing is patched: it counts from the end.":
+            lambda z, s, h, p: patch_head(z, s if p >= 0 else z, h, p),
+        "all heads of that position are patched: only one was meant.": at(lambda h, p: (every, p)),
+        "the axes are swapped: z is batch, pos, head, d_head.": at(lambda h, p: (every, h, p)),
         "the axes are swapped where the patch is written: z is batch, pos, head, d_head.":
             lambda z, s, h, p: swapped(z, s, (p, h), (h, p)),
         "the axes are swapped where the source is read: it is batch, pos, head, d_head.":
             lambda z, s, h, p: swapped(z, s, (h, p), (p, h)),
-        "the position is read as the prompt: z is batch, pos, head, d_head.": at("p", every, "h"),
-        "only the first prompt is patched: the whole batch is wanted.": at(0, "p", "h"),
+        "the position is read as the prompt: z is batch, pos, head, d_head.": at(lambda h, p: (p, every, h)),
+        "only the first prompt is patched: the whole batch is wanted.": at(lambda h, p: (0, p, h)),
         "source and host are swapped: everything else must come from z.":
             lambda z, s, h, p: patch_head(s, z, h, p),
         "everything comes from the source: that is the other run, not a patch.": lambda z, s, h, p: s + 0,
@@ -127,12 +138,12 @@ def network(gate, read):
 
 
 def networks() -> list:
-    """AND, OR, and a gate with a way around it."""
+    """AND, OR (its C is 1 when neither input is there, as in the notebook), and an AND with a way around it."""
     both = lambda a, b: max(0.0, a + b - 1)
-    either = lambda a, b: 1 - max(0.0, 1 - a - b)
+    neither = lambda a, b: max(0.0, 1 - a - b)
     return [
         network(both, lambda v: 4 * v["C"] - 1),
-        network(either, lambda v: 3 * v["C"] + 1),
+        network(neither, lambda v: 4 - 3 * v["C"]),
         network(both, lambda v: 2 * v["C"] + 1.5 * v["A"] - 0.5),
     ]
 
@@ -208,6 +219,8 @@ def check_effects(function: object) -> None:
         "all nodes are patched at once, each time.": wrong(together=lambda i: NODES),
         "each node gets the host run's own value, and that is no patch: record the other run.":
             wrong(source=lambda run, host, other: run(host)),
+        "nodes are set to 1 or to 0: patching takes the value that the other run had.":
+            wrong(source=lambda run, host, other: dict.fromkeys(NODES, other[0])),
         "nodes are set to 0 in both directions: patching takes the other run's value.":
             wrong(source=lambda run, host, other: dict.fromkeys(NODES, 0.0)),
         "noising has a minus sign: the effect is the size of what is lost.":
@@ -230,9 +243,11 @@ CONCLUSIONS = [
         "e": "a part that does nothing alone in a denoising may still be needed: look at the two together, and at noising.",
         "f": "a spare part would hide the loss when one of them is noised, and here each loss is total.",
         "a": "neither of them is enough alone: denoising one gives 0.",
+        "b": "true of each, and the two together say more.",
         "g": "need was tested, but so was more: which result shows what the two do together?",
     }),
     ("d", {
+        "a": "true of each, and noising both says more.",
         "c": "AND and OR are confused: if both were needed, noising one of them would have cost everything.",
         "e": "noising one costs nothing while the other still works: look at both together, and at denoising.",
         "b": "noising one of them costs nothing, so the model does not need that one.",
@@ -243,6 +258,8 @@ CONCLUSIONS = [
         "b": "the model manages without it at a cost of 4%: something took its place.",
         "c": "if both were needed, zeroing one would have cost nearly everything.",
         "d": "in the intact run the second head is nearly silent: they do not do the same thing side by side.",
+        "a": "this was a noising: nothing was tested for being enough.",
+        "g": "the cost was 4%: what makes it so small?",
     }),
 ]  # fmt: skip
 
@@ -402,6 +419,10 @@ def check_direct_and_mediated(function: object) -> None:
         "the direct way sums over positions: only the last one is read out.":
             ways(direct=lambda x, A, OV, U, h: x.sum(0) @ U),
         "the sign is turned round: what the patch adds is patched − host.": ways(change=lambda a, b: a - b),
+        "the sign of the direct part is turned round, and the mediated part is right.":
+            ways(direct=lambda *given: -straight(*given)),
+        "the direct part is what the patched run writes: take the host's away there too.":
+            lambda a, b, *rest: pair((straight(b, *rest), through(b - a, *rest))),
         "this is what the patched run writes: its difference from the host run is the effect.":
             ways(change=lambda a, b: b),
         "the pair is the wrong way round: first direct, then mediated.":
@@ -441,6 +462,8 @@ def check_attribution(function: object) -> None:
             total(lambda a, b, ga, gb: (b - a) * ga),
         "the mean of both gradients is another method: to first order it is the host's gradient alone.":
             total(lambda a, b, ga, gb: (a - b) * (ga + gb) / 2),
+        "each run's activation goes with its own gradient here: one gradient, the host's, for the difference.":
+            total(lambda a, b, ga, gb: a * ga - b * gb),
         "the batch is summed, and a mean is wanted.": lambda *given: attribution(*given) * len(given[0]),
         "the components are averaged: a dot product sums them.":
             lambda *given: attribution(*given) / given[0].shape[-1],
