@@ -549,7 +549,9 @@ def polytope(name: str) -> Float[Tensor, "dim n"]:
     return shapes[name]
 
 
-def on_list(D: Float[Tensor, "*shape"], levels: Collection[float | int], within: float) -> Bool[Tensor, "*shape"]:
+def on_list(
+    D: Float[Tensor, "*shape"], levels: Collection[float | int], within: float
+) -> Bool[Tensor, "*shape"]:
     """Whether each D lies within a distance of some level."""
     levels = torch.tensor(list(levels), dtype=D.dtype)
     return ((D.unsqueeze(-1) - levels).abs() <= within).any(-1)
