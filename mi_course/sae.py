@@ -437,7 +437,8 @@ def projected(
     grad: Float[Tensor, "d_sae d_in"], W_dec: Float[Tensor, "d_sae d_in"]
 ) -> Float[Tensor, "d_sae d_in"]:
     """The gradient without each row's part along that decoder row, which would only change its length."""
-    return torch.addcmul(grad, (grad * W_dec).sum(1, keepdim=True), W_dec, value=-1)
+    product = grad * W_dec
+    return torch.addcmul(grad, product.sum(1, keepdim=True), W_dec, value=-1, out=product)
 
 
 # -- training ------------------------------------------------------------------------------------

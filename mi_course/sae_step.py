@@ -10,8 +10,8 @@ of B inputs, the loss is L = Σ_b (‖e‖² + f·p) / B, where p ≥ 0 is the p
 
 `TopK` never holds a dense f or δ: both live on the k features of each input. `ReluL1` holds them in two buffers that
 are used again at every step. Both compute loss and gradients in one go, in `forward`: use them for training only.
-With `Work.half` the large products are taken in bfloat16 from float32 weights; TopK then takes only its *choice* of
-features from them, the values of the chosen are float32. Shown equal to autograd in notebook 05 and in the tests.
+With `Work.half` large products are taken in bfloat16 from float32 weights: all of ReluL1's, for TopK those that give z.
+Shown equal to autograd in notebook 05 and in the tests.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 KINDS = ("topk", "relu", "relu_norm")  # that have a fast step
-ROWS = 512  # inputs a time through the encoder: what it writes is read again while it is still in the cache
+ROWS = 1024  # inputs a time through the encoder: what it writes is read again while it is still in the cache
+CACHED = 2**18  # numbers that stay in a core's own cache, 1 MiB
+# The bits of floats, read as integers, stand in the order of the floats from 0 up; those below 0 come before them all.
+ORDERED = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
 
 class Work:
@@ -78,22 +81,24 @@ class TopK(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, t, W_encT, b_enc, W_dec, b_dec, k: int, work: Work):
-        x_c = t - b_dec
-        features = choose(x_c, W_encT, b_enc, k, work)
-        f = (on_support(x_c, W_encT, features) + b_enc[features]).relu_()
-        error = F.embedding_bag(features, W_dec, per_sample_weights=f, mode="sum").add_(b_dec).sub_(t)
-        loss = error.square().sum() / len(t)
+        x_c = torch.sub(t, b_dec, out=work.buffer("centred", *t.shape, dtype=t.dtype))
+        f, features = encode(x_c, W_encT, b_enc, k, work)
+        inputs, outputs = columns("inputs", x_c, work), columns("outputs", W_dec, work)
+        errors = [x - weighted_sum(features, W, f) for x, W in zip(inputs, outputs, strict=True)]
+        error = torch.cat(errors, 1, out=work.buffer("error", *t.shape, dtype=t.dtype))
+        loss = error.flatten().dot(error.flatten()) / len(t)
 
-        G = error * (2 / len(t))
-        delta = on_support(G, W_dec, features).masked_fill_(f == 0, 0.0)
+        to_G = -2 / len(t)  # G = 2 e / B with e = −error
+        delta = on_support(error, W_dec, features).mul_(to_G).masked_fill_(f == 0, 0.0)
         order, rows, starts = by_feature(features, len(W_dec))
-        W_grads = [sum_rows(rows, source, starts, values.flatten()[order])
-                   for values, source in ((delta, x_c), (f, G))]  # fmt: skip
+        W_grads = []
+        for values, parts in ((delta, inputs), (f * to_G, errors)):
+            weights = values.flatten()[order]
+            W_grads.append(torch.cat([weighted_sum(rows, part, weights, starts) for part in parts], 1))
         b_grad = torch.zeros_like(b_enc).index_add_(0, features.flatten(), delta.flatten())
-        ctx.grads = (W_grads[0], b_grad, W_grads[1], G.sum(0) - b_grad @ W_encT)
-        active = torch.zeros(len(W_dec), dtype=torch.bool)
-        active[features[f > 0]] = True
-        error = error.neg_()
+        ctx.grads = (W_grads[0], b_grad, W_grads[1], to_G * error.sum(0) - b_grad @ W_encT)
+        active = torch.zeros_like(b_enc).index_add_(0, features.flatten(), f.flatten()) > 0
+        error = error.detach()
         ctx.mark_non_differentiable(error, active)
         return loss, error, active
 
@@ -111,6 +116,7 @@ class ReluL1(torch.autograd.Function):
         x_c, W_in, W_out = work.cast("x_c", t - b_dec), work.cast("W_in", W_encT), work.cast("W_out", W_dec)
         f, delta, G = work.buffer("f", n, d_sae), work.buffer("delta", n, d_sae), work.buffer("G", n, d_in)
         bias, push, squared = b_enc.to(work.dtype), (p / n).to(work.dtype), t.new_zeros(())
+        f_sum, b_grad = torch.zeros_like(b_enc), torch.zeros_like(b_enc)
         for rows in torch.arange(n).split(ROWS):
             at = slice(int(rows[0]), int(rows[-1]) + 1)
             torch.addmm(bias, x_c[at], W_in.T, out=f[at]).relu_()
@@ -119,8 +125,8 @@ class ReluL1(torch.autograd.Function):
             G[at] = error.mul_(2 / n)
             torch.addmm(push, G[at], W_out.T, out=delta[at])
             torch.ops.aten.threshold_backward(delta[at], f[at], 0, grad_input=delta[at])
-        f_sum = f.sum(0, dtype=torch.float32)
-        b_grad = delta.sum(0, dtype=torch.float32)
+            f_sum += f[at].sum(0, dtype=torch.float32)
+            b_grad += delta[at].sum(0, dtype=torch.float32)
         ctx.grads = (
             product(delta, x_c, work), b_grad, product(f, G, work), G.sum(0, dtype=torch.float32) - b_grad @ W_encT,
             f_sum / n,
@@ -142,34 +148,48 @@ def scaled(ctx, grad: Tensor) -> list[Tensor]:
 
 def product(a: Float[Tensor, "batch d_sae"], b: Float[Tensor, "batch d_in"], work: Work) -> Tensor:
     """aᵀ b in float32, summed over the whole batch before it is rounded."""
-    return (
-        torch.mm(a.T, b, out=work.buffer("product", a.shape[1], b.shape[1])).float() if work.half else a.T @ b
-    )
+    if not work.half:
+        return a.T @ b
+    turned = work.buffer("turned", b.shape[1], b.shape[0]).copy_(b.T)  # rather than a, which is much larger
+    return torch.mm(turned, a, out=work.buffer("product", b.shape[1], a.shape[1])).T.contiguous().float()
 
 
 @torch.no_grad()
-def choose(x_c, W_encT, b_enc, k: int, work: Work) -> Int[Tensor, "batch k"]:
-    """The k features with the largest pre-activations of each input."""
+def encode(x_c, W_encT, b_enc, k: int, work: Work) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
+    """The k features with the largest pre-activations of each input: their values after ReLU, and which they are."""
     x, W, bias = work.cast("x", x_c), work.cast("W", W_encT), b_enc.to(work.dtype)
-    features = torch.empty(len(x), k, dtype=torch.int32)
+    f, features = x_c.new_empty(len(x), k), torch.empty(len(x), k, dtype=torch.int32)
     for start in range(0, len(x), ROWS):
         part = x[start : start + ROWS]
         z = torch.addmm(bias, part, W.T, out=work.buffer(f"z{len(part)}", len(part), len(W)))
-        features[start : start + ROWS] = top_indices(z, k)
-    return features
+        bits, features[start : start + ROWS] = largest(z.view(ORDERED[z.dtype]), k)
+        f[start : start + ROWS] = bits.view(z.dtype)
+    return f.relu_(), features
 
 
-def top_indices(z: Float[Tensor, "batch n"], k: int) -> Int[Tensor, "batch k"]:
-    """Exact indices of the k largest: they lie in the k groups of four whose maxima are the largest.
+def largest(z: Int[Tensor, "batch n"], k: int) -> tuple[Int[Tensor, "batch k"], Int[Tensor, "batch k"]]:
+    """The k largest, exactly, and their indices: they lie in the k groups of eight whose maxima are the largest.
 
-    Feature i belongs to group i mod n/4, so that a maximum is taken over rows that lie beside each other.
+    Feature i belongs to group i mod n/8, so that a maximum is taken over rows that lie beside each other.
     """
-    groups, rest = divmod(z.shape[1], 4)
-    if rest or groups <= 2 * k:
-        return z.topk(k, sorted=False).indices
-    best = top_indices(z.view(-1, 4, groups).amax(1), k)  # batch k
-    members = (best[:, None] + groups * torch.arange(4)[:, None]).flatten(1)  # batch 4k
-    return members.gather(1, z.gather(1, members).topk(k, sorted=False).indices)
+    groups, rest = divmod(z.shape[1], 8)
+    if rest or groups <= k:
+        return partition(z, k)
+    _, best = partition(z.view(-1, 8, groups).amax(1), k)  # batch k
+    members = (best[:, None] + groups * torch.arange(8)[:, None]).flatten(1)  # batch 8k
+    values, at = partition(z.gather(1, members), k)
+    return values, members.gather(1, at)
+
+
+def partition(z: Int[Tensor, "batch n"], k: int) -> tuple[Int[Tensor, "batch k"], Int[Tensor, "batch k"]]:
+    """The k largest and their indices, which ride in the lower half of wider numbers through NumPy's partition."""
+    wide, bits = (torch.int32, 16) if z.dtype == torch.int16 else (torch.int64, 32)
+    if z.shape[1] > 1 << bits:
+        return z.topk(k, sorted=False)
+    keys = torch.add(torch.arange(z.shape[1], dtype=wide), z.to(wide), alpha=1 << bits)
+    keys.numpy().partition(z.shape[1] - k, axis=1)
+    keys = keys[:, -k:]
+    return (keys >> bits).to(z.dtype), (keys & ((1 << bits) - 1)).long()
 
 
 def on_support(
@@ -194,6 +214,12 @@ def by_feature(
     return order, (order // features.shape[1]).int(), F.pad(ends[:-1], (1, 0)).int()
 
 
-def sum_rows(rows, source: Float[Tensor, "batch d_in"], starts, weights) -> Float[Tensor, "d_sae d_in"]:
-    """For each feature the weighted sum of the inputs on which it is active."""
+def columns(name: str, A: Float[Tensor, "rows d"], work: Work) -> list[Float[Tensor, "rows part"]]:
+    """A cut into blocks of columns that fit a core's own cache each, where rows are read in any order."""
+    parts = A.split(max(16, CACHED // len(A)), 1)
+    return [work.buffer(f"{name}{i}", *part.shape, dtype=A.dtype).copy_(part) for i, part in enumerate(parts)]
+
+
+def weighted_sum(rows, source: Float[Tensor, "rows d"], weights, starts=None) -> Float[Tensor, "bags d"]:
+    """For each bag of row numbers the weighted sum of these rows; bags are rows of `rows`, or begin at `starts`."""
     return F.embedding_bag(rows, source, starts, per_sample_weights=weights, mode="sum")
