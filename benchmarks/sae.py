@@ -26,7 +26,7 @@ from mi_course.corpora import generator
 from mi_course.course import cpu_model
 from mi_course.training import TrainConfig, optimizers
 
-D_IN, D_SAE, BATCH, K, L1 = 512, 4096, 4096, 32, 5.0
+D_IN, D_SAE, BATCH, K, L1 = 512, 4096, 4096, 32, 1.0
 LR = {
     "topk": 5e-3,
     "relu": 3e-3,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-D_IN, D_SAE, BATCH, K, L1 = 512, 4096, 4096, 32, 5.0
+D_IN, D_SAE, BATCH, K, L1 = 512, 4096, 4096, 32, 1.0
 PACKAGES = {"sparsify": "eai-sparsify", "sae_lens": "sae-lens", "dictionary_learning": "dictionary-learning"}
 
 

@@ -294,7 +294,7 @@ class TinyTransformer(HookedRootModule):
         """
         if return_type not in ("logits", "loss", "both", None):
             raise CourseError(f"return_type={return_type!r} is not one of logits, loss, both or None.")
-        resid = self.stream(self.checked(tokens), stop_at_layer)
+        resid = self.stream(checked_tokens(tokens, self.cfg), stop_at_layer)
         if stop_at_layer is not None:
             return resid
         if return_type is None:
@@ -320,21 +320,6 @@ class TinyTransformer(HookedRootModule):
     def unembed_stream(self, resid):
         """Logits of a residual stream: the final norm, if there is one, then W_U."""
         return (self.ln_final(resid) if hasattr(self, "ln_final") else resid) @ self.W_U
-
-    def checked(self, tokens):
-        if tokens.ndim != 2:
-            raise CourseError(
-                f"tokens must be [batch pos], not {list(tokens.shape)}: use tokens[None] for one row."
-            )
-        if tokens.shape[1] > self.cfg.n_ctx:
-            raise CourseError(
-                f"{tokens.shape[1]} tokens do not fit: this model reads n_ctx={self.cfg.n_ctx}."
-            )
-        if tokens.device.type == "cpu" and tokens.numel():
-            low, high = int(tokens.min()), int(tokens.max())
-            if low < 0 or high >= self.cfg.d_vocab:
-                raise CourseError(f"Token ids {low}…{high} leave the vocabulary 0…{self.cfg.d_vocab - 1}.")
-        return tokens
 
     # -- hooks -----------------------------------------------------------------------------------
 
@@ -499,6 +484,21 @@ def next_token_loss(
     reduction = "none" if per_token else "mean"
     flat = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction=reduction)
     return flat.view(len(tokens), -1) if per_token else flat
+
+
+def checked_tokens(tokens: Int[Tensor, "..."], cfg) -> Int[Tensor, "batch pos"]:
+    """The tokens, if a model of that configuration can read them; ids on a GPU are not waited for."""
+    if tokens.ndim != 2:
+        raise CourseError(
+            f"tokens must be [batch pos], not {list(tokens.shape)}: use tokens[None] for one row."
+        )
+    if tokens.shape[1] > cfg.n_ctx:
+        raise CourseError(f"{tokens.shape[1]} tokens do not fit: this model reads n_ctx={cfg.n_ctx}.")
+    if tokens.device.type == "cpu" and tokens.numel():
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= cfg.d_vocab:
+            raise CourseError(f"Token ids {low}…{high} leave the vocabulary 0…{cfg.d_vocab - 1}.")
+    return tokens
 
 
 # -- files ---------------------------------------------------------------------------------------

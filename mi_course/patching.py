@@ -35,9 +35,9 @@ from mi_course.patching_results import (  # noqa: F401  (the whole of patching i
 from mi_course.patching_runs import (  # noqa: F401
     Run,
     checked_pos,
-    checked_tokens,
     chosen,
     noised_embeddings,
+    readable,
     record,
     recorded_with,
 )
@@ -82,7 +82,7 @@ class Experiment:
         self.clean = clean if isinstance(clean, Run) else record(model, clean)
         self.engine = self.clean.engine
         if not isinstance(corrupted, Run):
-            corrupted = recorded_with(self.engine, checked_tokens(model, corrupted))
+            corrupted = recorded_with(self.engine, readable(model, corrupted))
         self.corrupted = corrupted
         self._check_runs()
         self.n_batch, self.n_pos = self.clean.tokens.shape
@@ -186,9 +186,8 @@ class Experiment:
         positions "each" patches one position at a time, "all" every position at once, a list the positions named;
         "pairs" (of patterns) single weights query × key. `sae` is (autoencoder, hook), for kind "feature".
         """
-        axes, jobs = self._grid(kind, positions, layers, units, sae)
         host, source = self._sides(direction, source)
-        jobs = [([self._edit(source, *entry, sae=sae) for entry in entries], n) for entries, n in jobs]
+        axes, jobs = self._swept(kind, source, sae, positions, layers, units)
         return self._result(self._run(host, jobs, self._score, self._columns), axes, direction, kind)
 
     def patch(
@@ -221,9 +220,7 @@ class Experiment:
         """Logits at the answer position under each patch of a `sweep(kind, …)` or under `patch(nodes, …)`."""
         host, source = self._sides(direction, source)
         if isinstance(what, str):
-            options = {"positions": "each", "layers": None, "units": None} | grid
-            axes, jobs = self._grid(what, sae=sae, **options)
-            jobs = [([self._edit(source, *entry, sae=sae) for entry in entries], n) for entries, n in jobs]
+            axes, jobs = self._swept(what, source, sae, **grid)
         else:
             axes, jobs = {}, [(self._edits_of(self.nodes(what), source, sae), 1)]
         logits = self._run(host, jobs, lambda logits: logits, None, freeze_patterns)
@@ -623,6 +620,13 @@ class Experiment:
         axes = inner if kind == "feature" else {"layer": layers, **inner}
         jobs = [([(kind, layer, cell, unit, pos, columns.get("key"))], len(cell)) for layer in layers]
         return axes, jobs
+
+    def _swept(
+        self, kind: str, source: Run, sae, positions="each", layers=None, units=None
+    ) -> tuple[dict, list]:
+        """The axes of a sweep, and for each layer (its edits, the number of cells)."""
+        axes, jobs = self._grid(kind, positions, layers, units, sae)
+        return axes, [([self._edit(source, *entry, sae=sae) for entry in entries], n) for entries, n in jobs]
 
     def _inner_axes(self, kind: str, positions, units, sae) -> dict[str, list[int]]:
         """The axes within a layer."""

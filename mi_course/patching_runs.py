@@ -12,6 +12,7 @@ from torch import Tensor
 from mi_course import patching_forward
 from mi_course.corpora import generator
 from mi_course.errors import CourseError, nearest
+from mi_course.models import checked_tokens
 from mi_course.patching_forward import Forward, Hooked
 
 
@@ -70,7 +71,7 @@ def record(
     model, tokens: Int[Tensor, "batch pos"], *, embed: Float[Tensor, "batch pos d_model"] | None = None
 ) -> Run:
     """One forward with every activation kept; `embed` stands in for the tokens' embeddings (`hook_embed`)."""
-    tokens = checked_tokens(model, tokens)
+    tokens = readable(model, tokens)
     if embed is not None and embed.shape != (*tokens.shape, model.cfg.d_model):
         raise CourseError(
             f"embed is {list(embed.shape)}, not [*{list(tokens.shape)}, d_model={model.cfg.d_model}]."
@@ -79,19 +80,13 @@ def record(
     return checked_run(Run(tokens, acts, engine, embed))
 
 
-def checked_tokens(model, tokens: Int[Tensor, "..."]) -> Int[Tensor, "batch pos"]:
+def readable(model, tokens: Int[Tensor, "..."]) -> Int[Tensor, "batch pos"]:
     """Tokens the model can read, on its device."""
-    if tokens.ndim != 2 or not tokens.numel():
-        raise CourseError(f"tokens must be [batch pos] with at least one of each, not {list(tokens.shape)}.")
     if not len(model.blocks):
         raise CourseError("A model of zero layers has nothing to patch.")
-    if tokens.shape[1] > model.cfg.n_ctx:
-        raise CourseError(f"{tokens.shape[1]} tokens do not fit: this model reads n_ctx={model.cfg.n_ctx}.")
-    tokens = tokens.to(model.W_E.device)
-    low, high = int(tokens.min()), int(tokens.max())
-    if low < 0 or high >= model.cfg.d_vocab:
-        raise CourseError(f"Token ids {low}…{high} leave the vocabulary 0…{model.cfg.d_vocab - 1}.")
-    return tokens
+    if not tokens.numel():
+        raise CourseError(f"tokens must be [batch pos] with at least one of each, not {list(tokens.shape)}.")
+    return checked_tokens(tokens.cpu(), model.cfg).to(model.W_E.device)
 
 
 def recorded_with(engine: Forward | Hooked, tokens: Int[Tensor, "batch pos"]) -> Run:
