@@ -40,8 +40,8 @@ lint: setup  ## ruff on code and notebooks
 train: setup  ## rebuild a shipped checkpoint: make train NAME=… (without NAME: the list)
 	@$(BIN)/python -m mi_course train $(or $(NAME),--list)
 
-bench: setup  ## speed and memory against a plain PyTorch model and the TransformerLens bridge
-	@$(STEADY) $(BIN)/python -m benchmarks
+bench: setup  ## speed against plain PyTorch and the TransformerLens bridge (THREADS=2; one part: ONLY=autoencoders)
+	@$(STEADY) OMP_NUM_THREADS=$(or $(THREADS),1) $(BIN)/python -m benchmarks $(ONLY)
 
 bench-sae: setup $(PEERS)/.ready  ## autoencoder training steps against sae-lens, dictionary-learning and eai-sparsify
 	@OMP_NUM_THREADS=$(or $(THREADS),1) $(BIN)/python -W ignore -m benchmarks.sae $(PEERS)/bin/python

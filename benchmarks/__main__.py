@@ -1,4 +1,8 @@
-"""`make bench`: every benchmark, printed as a table and stored in benchmarks/RESULTS.md."""
+"""`make bench`: every benchmark, printed as a table and stored in benchmarks/RESULTS.md, a section each.
+
+`make bench ONLY=autoencoders` measures one section again and leaves the others as they are, with the machine that
+measured them.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,15 @@ from benchmarks import HEAD, line, patching, sae, shown, small_transformers, toy
 from mi_course.course import cpu_model
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "RESULTS.md"
+PARTS = {"transformers": small_transformers.run, "zero layers": zero_layer.run, "toy models": toy_models.run,
+         "autoencoders": sae.run, "patching": patching.run}  # fmt: skip
+HEADER = """# Measured
+
+Each pair ran in one process, rounds interleaved (A B A B …); the ratio is the median over rounds, with its 10–90% range.
+Absolute times are those of one machine and mean little; ratios above 1 favour the course. Against other libraries'
+autoencoders: [SAE.md](SAE.md).
+"""
 
 
 def import_seconds(statement: str, rounds: int = 7) -> float:
@@ -43,37 +56,41 @@ def notebooks() -> list[str]:
     return lines
 
 
-def main() -> None:
-    rows = [*small_transformers.run(), *zero_layer.run(), *toy_models.run(), *sae.run(), *patching.run()]
-    table = Table("what", "peer", "ours", "theirs", "ratio (10–90%)", "goal", "same result?")
-    lines = [
-        "# Measured",
-        "",
-        "Each pair ran in one process, rounds interleaved (A B A B …); the ratio is the median over rounds, with its "
-        "10–90% range. Absolute times are those of one machine and mean little; ratios above 1 favour the course.",
-        "",
+def machine() -> str:
+    return (
         f"{cpu_model()}, {torch.get_num_threads()} thread(s), Python {platform.python_version()}, "
-        f"torch {version('torch')}, transformer-lens {version('transformer-lens')}",
-        "",
-        *HEAD,
-    ]
-    for row in rows:
-        ratio, goal = shown(row)
-        table.add_row(row["name"], row["peer"], row["ours"], row["theirs"], ratio, goal, row["agree"])
-        lines.append(line(row))
-    seconds = import_seconds("import mi_course")
-    lines += [
-        "",
-        f"`import mi_course`: {seconds:.3f} s (goal ≤ 0.2 s).",
-        "",
-        "## Notebooks",
-        "",
-        *notebooks(),
-    ]
+        f"torch {version('torch')}, transformer-lens {version('transformer-lens')}"
+    )
+
+
+def stored() -> dict[str, str]:
+    """Title → section of the file as it is."""
+    text = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else ""
+    return {part.split("\n", 1)[0]: part.split("\n", 1)[1].strip() for part in text.split("\n## ")[1:]}
+
+
+def main(*chosen: str) -> None:
+    if unknown := set(chosen) - set(PARTS):
+        sys.exit(f"There is no benchmark {min(unknown)!r}: choose from {', '.join(PARTS)}.")
+    table = Table("what", "peer", "ours", "theirs", "ratio (10–90%)", "goal", "same result?")
+    sections = stored()
+    for name in chosen or PARTS:
+        rows = PARTS[name]()
+        lines = [machine(), "", *HEAD]
+        for row in rows:
+            ratio, goal = shown(row)
+            table.add_row(row["name"], row["peer"], row["ours"], row["theirs"], ratio, goal, row["agree"])
+            lines.append(line(row))
+        sections[name] = "\n".join(lines)
+    if not chosen:
+        seconds = import_seconds("import mi_course")
+        sections["import"] = f"{machine()}\n\n`import mi_course`: {seconds:.3f} s (goal ≤ 0.2 s)."
+    sections["notebooks"] = "\n".join(notebooks())
     Console(width=160).print(table)
-    print(f"import mi_course: {seconds:.3f} s")
-    (HERE / "RESULTS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = HEADER + "".join(f"\n## {name}\n\n{sections[name]}\n" for name in (*PARTS, "import", "notebooks")
+                            if name in sections)  # fmt: skip
+    RESULTS.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

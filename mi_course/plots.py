@@ -45,6 +45,11 @@ Names = str | Collection[str] | None
 
 COLOURS = ("#3f90da", "#e76300", "#832db6", "#bd1f01", "#ffa90e", "#a96b59", "#92dadd")  # petroff10, no greys
 GREY, INK = "#8a8f98", "#222222"  # grey is kept for controls
+CONTROLS = {
+    GREY: ("--", "////"),
+    "#4f545c": (":", "...."),
+    "#b3b7bd": ("-.", "xxxx"),
+}  # grey → its line, its hatch
 MARKERS, DASHES = "osD^vPX*", ("--", "-.", ":")
 AMOUNTS, SIGNED = "viridis", "RdBu_r"
 STYLE = {
@@ -215,10 +220,12 @@ def _start(words: Mapping[str, str], width: float, height: float, rows: int = 1,
 
 
 def _looks(labels: Sequence[str], controls: set[str]) -> dict[str, tuple[str, str]]:
-    """label → (colour, words in the legend); controls are grey and say so."""
-    colours = iter(COLOURS * len(labels))
+    """label → (colour, words in the legend); controls are grey, each another grey, and say so."""
+    colours, greys = iter(COLOURS * len(labels)), iter([*CONTROLS] * len(labels))
     said = {label: label if "control" in label.lower() else f"{label} (control)" for label in controls}
-    return {label: (GREY, said[label]) if label in controls else (next(colours), label) for label in labels}
+    return {
+        label: (next(greys), said[label]) if label in controls else (next(colours), label) for label in labels
+    }
 
 
 def _legend(picture, last: Collection[str] = (), alone: bool = False, beside: int = 0) -> None:
@@ -235,6 +242,13 @@ def _legend(picture, last: Collection[str] = (), alone: bool = False, beside: in
         )
         where = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "borderaxespad": 0}
         picture.axes[beside].legend(handles, wrapped, **where)
+
+
+def _colour_bar(picture, shades, axes, unit: str) -> None:
+    """Beside all panels; what it says is wrapped to its height."""
+    letters = int(11 * picture.get_figheight())
+    bar = picture.colorbar(shades, ax=axes, shrink=0.9, aspect=25, pad=0.02)
+    bar.set_label(textwrap.fill(unit, max(12, letters)))
 
 
 def _place(text, offsets: Sequence[tuple], taken: list, within=None) -> tuple:
@@ -347,7 +361,8 @@ def _curve(
 ) -> None:
     _check_length(f"The curve {label!r}", ys, "its xs", len(xs))
     colour, said = look
-    axes.plot(xs, ys, "--" if colour == GREY else "-", color=colour, label=said, marker=marker, markersize=4)
+    dash = CONTROLS.get(colour, "-")[0]
+    axes.plot(xs, ys, dash, color=colour, label=said, marker=marker, markersize=4)
     if label in spread:
         for edge in spread[label]:
             _check_length(f"spread[{label!r}]", edge, "its curve", len(xs))
@@ -410,7 +425,9 @@ def bars(
 
 def _dress(look: tuple[str, str]) -> dict[str, Any]:
     colour, said = look
-    fill = dict(color="#dcdee2", edgecolor=GREY, hatch="////") if colour == GREY else dict(color=colour)
+    fill = dict(color=colour)
+    if colour in CONTROLS:
+        fill = dict(color="#dcdee2", edgecolor=colour, hatch=CONTROLS[colour][1])
     return {"label": said, "ecolor": INK, "capsize": 2, **fill}
 
 
@@ -493,7 +510,7 @@ def heatmap(
             panel.tick_params(axis="x", rotation=90 if upright else 0, labelbottom=i + columns >= n)
         figure.picture.supxlabel(xlabel, fontsize=10)
         figure.picture.supylabel(ylabel, fontsize=10)
-        figure.picture.colorbar(shades, ax=axes, label=unit, shrink=0.9, aspect=25, pad=0.02)
+        _colour_bar(figure.picture, shades, axes, unit)
     return figure
 
 
@@ -569,7 +586,7 @@ def scatter(
         panel = axes[0, 0]
         for i, name in enumerate(names):
             colour, said = looks[name]
-            face, edge = ("none", GREY) if colour == GREY else (colour, "white")
+            face, edge = ("none", colour) if colour in CONTROLS else (colour, "white")
             where, shape = groups == name, MARKERS[i % len(MARKERS)]
             panel.scatter(
                 xs[where], ys[where], s=36, marker=shape, label=said or None, color=face, edgecolor=edge
@@ -734,7 +751,7 @@ def vectors(
         figure.picture.supxlabel(xlabel, fontsize=10)
         figure.picture.supylabel(ylabel, fontsize=10)
         if scale is not None:
-            figure.picture.colorbar(scale, ax=axes, label=unit, shrink=0.9, aspect=25, pad=0.02)
+            _colour_bar(figure.picture, scale, axes, unit)
     return figure
 
 
@@ -866,7 +883,7 @@ def stacks(
         figure.picture.supxlabel("neuron", fontsize=10)
         figure.picture.supylabel(ylabel, fontsize=10)
         if scale is not None:
-            figure.picture.colorbar(scale, ax=axes, label=unit, shrink=0.9, aspect=25, pad=0.02)
+            _colour_bar(figure.picture, scale, axes, unit)
     return figure
 
 
