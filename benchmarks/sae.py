@@ -8,6 +8,7 @@ training step as it ships.
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,10 @@ LR = {
 TURN = (
     3  # steps in a turn: training goes on and on, and a first step finds what the others left in the caches
 )
-SPARSIFYS = 3**-0.5  # length of an encoder row at the start there; ours is 0.25
+# Ours once more, begun as a peer begins: how long encoder rows are at the start (ours 0.25), gradients clipped to
+LIKE = {"topk": [("encoder rows as long as sparsify's at the start", 3**-0.5, math.inf)],
+        "relu": [("encoder rows as long as sae_lens' at the start", 0.1, math.inf),
+                 ("the same, and gradients clipped to length 1 as there", 0.1, 1.0)]}  # fmt: skip
 HERE = Path(__file__).parent
 # library, kind, bfloat16 autocast (sae-lens offers it; dictionary-learning under a wrapper of ours), the goal for us
 PEERS = [("sparsify", "topk", False, 5.0), ("sae_lens", "topk", False, 5.0), ("sae_lens", "topk", True, None),
@@ -57,11 +61,12 @@ def planted(batches: int, seed: int = 5) -> torch.Tensor:
 class Course:
     """Our step as `sae.train` takes it: loss and gradients, projection, fused Adam, unit length, counts."""
 
-    def __init__(self, kind: str, half: bool | None = None, length: float = 0.25):
+    def __init__(self, kind: str, half: bool | None = None, length: float = 0.25, clip: float = math.inf):
         self.sae = sae.SparseAutoencoder(
             sae.SaeConfig(D_IN, D_SAE, kind, l1=L1 if kind == "relu" else 0, k=K, seed=3)
         )
         self.sae.W_enc.data.mul_(length / 0.25)
+        self.clip = clip
         self.upkeep = sae.Upkeep(self.sae, sae.SaeTraining(10**6, batch=BATCH, penalty_warmup=0))
         if half is not None:
             self.upkeep.work.half = half
@@ -72,6 +77,8 @@ class Course:
         loss = self.upkeep.loss(self.sae, x)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self.clip < math.inf:
+            torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.clip)
         self.optimizer.step()
         self.upkeep.after(self.sae, int(self.sae.step), [self.optimizer])
 
@@ -223,7 +230,7 @@ def against_peers(python: str, rounds: int = 9, steps: int = 200) -> tuple[list[
     with tempfile.TemporaryDirectory() as folder:
         save_file({"x": torch.stack(x), "held_out": held_out}, Path(folder) / "data.safetensors")
         for kind in ("topk", "relu"):
-            ours = [Ours(x, held_out, kind, half) for half in (None, False)]
+            ours = [Ours(x, held_out, Course(kind, half)) for half in (None, False)]
             peers, goals = [], []
             for library, its_kind, autocast, goal in PEERS:
                 if its_kind == kind:
@@ -233,18 +240,16 @@ def against_peers(python: str, rounds: int = 9, steps: int = 200) -> tuple[list[
                     except RuntimeError as error:
                         print(f"not measured: {error}", file=sys.stderr)
             everyone = [*ours, *peers]
-            seconds = [[one.ask(f"step {TURN}") / TURN for one in everyone] for _ in range(rounds + 1)][
-                1:
-            ]  # one to warm up
-            if kind == "topk":
-                everyone.append(same := Ours(x, held_out, kind, None, SPARSIFYS))
-                same.name += ", encoder rows as long as sparsify's at the start"
-                same.ask(f"step {TURN * (rounds + 1)}")
-            results = []
+            seconds = [[one.ask(f"step {TURN}") / TURN for one in everyone] for _ in range(rounds + 1)]
+            seconds = seconds[1:]  # the first round warms all up
             for one in everyone:
                 one.ask(f"step {steps - TURN * (rounds + 1)}")
-                results.append((one.ask("fvu"), one.ask("l0")))
-                quality.append(f"| {kind} | {one.name} | {results[-1][0]:.4f} | {results[-1][1]:.1f} |")
+            alike = [Ours(x, held_out, Course(kind, None, *start), what) for what, *start in LIKE[kind]]
+            for one in alike:
+                one.ask(f"step {steps}")
+            results = [(one.ask("fvu"), one.ask("l0")) for one in (*everyone, *alike)]
+            quality += [f"| {kind} | {one.name} | {fvu:.4f} | {l0:.1f} |"
+                        for one, (fvu, l0) in zip((*everyone, *alike), results, strict=True)]  # fmt: skip
             for i, mine in enumerate(ours):
                 for j, (peer, goal) in enumerate(zip(peers, goals, strict=True), len(ours)):
                     own, theirs = [median(r[c] for r in seconds) for c in (i, j)]
