@@ -202,15 +202,9 @@ class Peer:
 class Ours:
     """The course answers the same questions."""
 
-    def __init__(self, x: tuple, held_out: torch.Tensor, kind: str, half: bool | None, length: float = 0.25):
-        self.course, self.kind, self.n, self.x, self.held_out = (
-            Course(kind, half, length),
-            kind,
-            0,
-            x,
-            held_out,
-        )
-        self.name = f"ours {'bfloat16' if self.course.upkeep.work.half else 'float32'}"
+    def __init__(self, x: tuple, held_out: torch.Tensor, course: Course, what: str = ""):
+        self.course, self.n, self.x, self.held_out = course, 0, x, held_out
+        self.name = f"ours {'bfloat16' if course.upkeep.work.half else 'float32'}" + f", {what}" * bool(what)
 
     def ask(self, question: str) -> float:
         if question in ("fvu", "l0"):
