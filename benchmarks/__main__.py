@@ -84,8 +84,8 @@ def main(*chosen: str) -> None:
         sections[name] = "\n".join(lines)
     if not chosen:
         seconds = import_seconds("import mi_course")
+        sections["notebooks"] = "\n".join(notebooks())
         sections["import"] = f"{machine()}\n\n`import mi_course`: {seconds:.3f} s (goal ≤ 0.2 s)."
-    sections["notebooks"] = "\n".join(notebooks())
     Console(width=160).print(table)
     text = HEADER + "".join(f"\n## {name}\n\n{sections[name]}\n" for name in (*PARTS, "import", "notebooks")
                             if name in sections)  # fmt: skip

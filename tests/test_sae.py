@@ -230,7 +230,7 @@ def mean_max_cosine(W: torch.Tensor) -> float:
 @pytest.mark.parametrize(
     "kind, settings, lr",
     [("relu", {"l1": 2.0}, 1e-2), ("relu_norm", {"l1": 2.0}, 1e-2), ("topk", {"k": 4}, 1e-2),
-     ("batchtopk", {"k": 4}, 1e-2)],
+     ("batchtopk", {"k": 4}, 1e-2), ("jumprelu", {"l1": 0.6}, 1e-2), ("gated", {"l1": 2.0}, 1e-2)],
 )  # fmt: skip
 def test_known_factors_are_found(kind, settings, lr):
     one = sae.SparseAutoencoder(sae.SaeConfig(32, 96, kind, **settings)).start_from(planted(9999, 2048))
