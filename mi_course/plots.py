@@ -45,11 +45,8 @@ Names = str | Collection[str] | None
 
 COLOURS = ("#3f90da", "#e76300", "#832db6", "#bd1f01", "#ffa90e", "#a96b59", "#92dadd")  # petroff10, no greys
 GREY, INK = "#8a8f98", "#222222"  # grey is kept for controls
-CONTROLS = {
-    GREY: ("--", "////"),
-    "#4f545c": (":", "...."),
-    "#b3b7bd": ("-.", "xxxx"),
-}  # grey → its line, its hatch
+# The greys of the first, the second and the third control: the line and the hatch of each.
+CONTROLS = {GREY: ("--", "////"), "#4f545c": (":", "...."), "#b3b7bd": ("-.", "xxxx")}
 MARKERS, DASHES = "osD^vPX*", ("--", "-.", ":")
 AMOUNTS, SIGNED = "viridis", "RdBu_r"
 STYLE = {
@@ -361,7 +358,7 @@ def _curve(
 ) -> None:
     _check_length(f"The curve {label!r}", ys, "its xs", len(xs))
     colour, said = look
-    dash = CONTROLS.get(colour, "-")[0]
+    dash = CONTROLS.get(colour, ("-", ""))[0]
     axes.plot(xs, ys, dash, color=colour, label=said, marker=marker, markersize=4)
     if label in spread:
         for edge in spread[label]:

@@ -51,9 +51,9 @@ class Work:
 
     def buffer(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """The memory of that name, as the last step left it; fresh memory costs as much as arithmetic."""
-        kept = self.buffers.get(name)
-        if kept is None or kept.shape != shape:
-            self.buffers[name] = kept = torch.empty(shape, dtype=dtype or self.dtype)
+        kept, dtype = self.buffers.get(name), dtype or self.dtype
+        if kept is None or (kept.shape, kept.dtype) != (shape, dtype):
+            self.buffers[name] = kept = torch.empty(shape, dtype=dtype)
         return kept
 
     def cast(self, name: str, W: Tensor) -> Tensor:

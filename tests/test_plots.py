@@ -189,6 +189,31 @@ def test_the_control_is_grey_and_says_so():
     assert named.picture.axes[0].get_legend().get_texts()[0].get_text() == "control: shuffled"
 
 
+def test_two_controls_can_be_told_apart():
+    series = {"trained": [1, 2, 3], "one": [1, 1, 2], "other": [2, 1, 1]}
+    lines = plots.line([1, 2, 3], series, **AXES, control=["one", "other"], **WORDS).picture.axes[0].lines
+    assert len({line.get_linestyle() for line in lines}) == len({line.get_color() for line in lines}) == 3
+    _, one, other = (
+        plots.bars("abc", series, ylabel="y", control=["one", "other"], **WORDS).picture.axes[0].containers
+    )
+    assert one[0].get_hatch() != other[0].get_hatch()
+    groups = ["trained", "one", "other"]
+    points = plots.scatter([1, 2, 3], [1, 2, 3], groups=groups, **AXES, control=["one", "other"], **WORDS)
+    edges = {tuple(dots.get_edgecolor()[0]) for dots in points.picture.axes[0].collections}
+    assert len(edges) == 3
+
+
+def test_what_a_colour_bar_says_is_no_longer_than_the_bar():
+    unit = "share of the effect of the whole run restored"
+    figure = plots.heatmap(np.eye(3), unit=unit, digits=1, **WORDS)
+    figure.picture.draw_without_rendering()
+    panel, bar = figure.picture.axes
+    said = bar.yaxis.label
+    assert said.get_text().replace("\n", " ") == unit
+    assert said.get_window_extent().height <= figure.picture.bbox.height
+    assert bar.get_tightbbox().y1 <= figure.picture.bbox.y1
+
+
 def test_line_draws_the_numbers_it_is_given():
     figure = plots.line(
         torch.tensor([0, 1, 10, 100]),
@@ -309,31 +334,6 @@ def test_scatter_groups_and_control():
 
 
 # ------------------------------------------------------------------ features as directions
-
-
-def test_two_controls_can_be_told_apart():
-    series = {"trained": [1, 2, 3], "one": [1, 1, 2], "other": [2, 1, 1]}
-    lines = plots.line([1, 2, 3], series, **AXES, control=["one", "other"], **WORDS).picture.axes[0].lines
-    assert len({line.get_linestyle() for line in lines}) == len({line.get_color() for line in lines}) == 3
-    _, one, other = (
-        plots.bars("abc", series, ylabel="y", control=["one", "other"], **WORDS).picture.axes[0].containers
-    )
-    assert one[0].get_hatch() != other[0].get_hatch()
-    groups = ["trained", "one", "other"]
-    points = plots.scatter([1, 2, 3], [1, 2, 3], groups=groups, **AXES, control=["one", "other"], **WORDS)
-    edges = {tuple(dots.get_edgecolor()[0]) for dots in points.picture.axes[0].collections}
-    assert len(edges) == 3
-
-
-def test_what_a_colour_bar_says_is_no_longer_than_the_bar():
-    unit = "share of the effect of the whole run restored"
-    figure = plots.heatmap(np.eye(3), unit=unit, digits=1, **WORDS)
-    figure.picture.draw_without_rendering()
-    panel, bar = figure.picture.axes
-    said = bar.yaxis.label
-    assert said.get_text().replace("\n", " ") == unit
-    assert said.get_window_extent().height <= figure.picture.bbox.height
-    assert bar.get_tightbbox().y1 <= figure.picture.bbox.y1
 
 
 def arrows(axes):

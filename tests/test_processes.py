@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def write(folder: str, kinds: str, die_at: str, resumable: str) -> None:
 
 
 def in_two_processes(folder: Path, kinds: str, die_at: int = -1, resumable: str = "no"):
-    """`write` under torchrun."""
+    """`write` under torchrun. Where gloo itself aborts, which it did once, nothing is learnt: the run is made again."""
     script = folder / "run.py"
     script.write_text(
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nimport test_processes\n"
@@ -62,15 +63,20 @@ def in_two_processes(folder: Path, kinds: str, die_at: int = -1, resumable: str 
         "--standalone",
         str(script),
     ]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(launch, capture_output=True, text=True, timeout=300, env=env)
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+    for _ in range(3):
+        ran = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=env)
+        if "(SIGABRT)" not in ran.stderr:  # an error of ours is an exception, and says so
+            break
+        warnings.warn(f"A process of torchrun aborted:\n{ran.stderr}", stacklevel=2)
+    return ran
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     ran = in_two_processes(folder, ",".join(KINDS))
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.returncode == 0, ran.stderr
     return folder
 
 
@@ -93,7 +99,7 @@ def test_two_killed_processes_go_on_as_if_nothing_had_been(two, tmp_path):
     assert killed.returncode != 0 and not list(tmp_path.glob("*.pt"))
     assert [path.name for path in tmp_path.glob("relu*")] == ["relu.partial"]  # of step 20, whole
     resumed = in_two_processes(tmp_path, "relu", resumable="yes")
-    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    assert resumed.returncode == 0, resumed.stderr
     for rank in (0, 1):
         whole, again = (torch.load(folder / f"relu-{rank}.pt") for folder in (two, tmp_path))
         for name in whole:
