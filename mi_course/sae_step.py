@@ -114,19 +114,20 @@ class ReluL1(torch.autograd.Function):
     def forward(ctx, t, W_encT, b_enc, W_dec, b_dec, p, work: Work):
         n, (d_sae, d_in) = len(t), W_dec.shape
         x_c, W_in, W_out = work.cast("x_c", t - b_dec), work.cast("W_in", W_encT), work.cast("W_out", W_dec)
-        f, delta, G = work.buffer("f", n, d_sae), work.buffer("delta", n, d_sae), work.buffer("G", n, d_in)
-        bias, push, squared = b_enc.to(work.dtype), (p / n).to(work.dtype), t.new_zeros(())
+        f, delta = work.buffer("f", n, d_sae), work.buffer("delta", n, d_sae)
+        bias, push = b_enc.to(work.dtype), (p / n).to(work.dtype)
         f_sum, b_grad = torch.zeros_like(b_enc), torch.zeros_like(b_enc)
-        for rows in torch.arange(n).split(ROWS):
-            at = slice(int(rows[0]), int(rows[-1]) + 1)
+        chunks = [slice(start, start + ROWS) for start in range(0, n, ROWS)]
+        for at in chunks:
             torch.addmm(bias, x_c[at], W_in.T, out=f[at]).relu_()
-            error = torch.mm(f[at], W_out).float().add_(b_dec).sub_(t[at])
-            squared += error.square().sum()
-            G[at] = error.mul_(2 / n)
+            f_sum += f[at].sum(0)
+        error = torch.mm(f, W_out, out=work.buffer("G", n, d_in)).float().add_(b_dec).sub_(t)
+        squared = error.square().sum()
+        G = work.cast("G", error.mul_(2 / n))
+        for at in chunks:
             torch.addmm(push, G[at], W_out.T, out=delta[at])
             torch.ops.aten.threshold_backward(delta[at], f[at], 0, grad_input=delta[at])
-            f_sum += f[at].sum(0, dtype=torch.float32)
-            b_grad += delta[at].sum(0, dtype=torch.float32)
+            b_grad += delta[at].sum(0)
         ctx.grads = (
             product(delta, x_c, work), b_grad, product(f, G, work), G.sum(0, dtype=torch.float32) - b_grad @ W_encT,
             f_sum / n,
