@@ -52,7 +52,7 @@ def test_no_cell_is_longer_than_it_should_be(stored):
         return sum(1 for line in cell.source.splitlines() if line.strip())
 
     long = {cell.source.splitlines()[0]: lines(cell) for cell in stored[1].cells if cell.cell_type == "code"}
-    assert {first: count for first, count in long.items() if count > 25} == {}
+    assert {first: count for first, count in long.items() if count > 20} == {}
 
 
 def test_it_ends_with_exercises_and_further_reading(stored):
