@@ -280,7 +280,7 @@ def facts_of(rec: Recording, column: int, proxy: Tensor | None) -> dict[str, flo
     if proxy is not None:
         facts["r with the proxy"] = float(proxy_correlation(f[:, None], proxy)[0])
         facts["enrichment"] = enrichment(f, proxy) if bool(proxy.any()) else 0.0
-    facts["r of the best neuron"] = float(rec.neurons[column].abs().max())
+    facts["largest |r| of a neuron with it"] = float(rec.neurons[column].abs().max())
     return facts
 
 
@@ -413,7 +413,8 @@ def neighbours_part(rec: Recording, feature: int, column: int, k: int = 5) -> st
     row, r = rec.sae.W_dec[feature].detach(), rec.neurons[column]
     write = row.abs().topk(min(k, len(row))).indices.tolist()
     neurons = " · ".join(
-        f"{i} (coefficient {number(float(row[i]), 2)}, r {number(float(r[i]), 2)})" for i in write
+        f"{i} (coefficient {number(float(row[i]), 2)}, r with the feature {number(float(r[i]), 2)})"
+        for i in write
     )
     many = int((row.abs() >= 0.1).sum())
     near = nearest_features(rec.sae, feature, k)
