@@ -1076,7 +1076,7 @@ def _number(value: float | int, digits: int) -> str:
     """Rounded for reading: whole numbers as they are, `digits` decimals, powers of ten where these hide the value."""
     if isinstance(value, int):
         return f"{value:,}"
-    plain = value == 0 or 10.0**-digits <= abs(value) < 1e6
+    plain = value == 0 or 10.0**-digits <= abs(value) * (1 + 1e-6) and abs(value) < 1e6  # .01 in 32 bits
     return f"{value:.{digits}f}" if plain else f"{value:.1e}"
 
 
