@@ -23,7 +23,8 @@ from pygments.styles import get_style_by_name
 from pygments.token import STANDARD_TYPES
 
 from mi_course import claims, files
-from mi_course.course import notebooks, places, site_claims, site_glossary
+from mi_course.course import places, site_claims, site_glossary
+from mi_course.course.notebooks import measured_of, question_of, title_of
 from mi_course.course.site_parts import Record, change_words, environment, plain, render, words_of
 from mi_course.errors import CourseError
 
@@ -62,7 +63,7 @@ def build(out: str | Path | None = None) -> str:
         )
     board = claims.Scoreboard.from_notebooks(paths)
     folder = Path(out) if out else places.root() / "build" / "site"
-    places.write(places.root() / "build" / "scoreboard.json", board.to_json())
+    files.write(places.root() / "build" / "scoreboard.json", board.to_json())
     write_site(folder, read_pages(paths, board), board)
     return f"{board}\n\nThe site: {(folder.resolve() / 'index.html').as_uri()}"
 
@@ -98,7 +99,7 @@ def write_site(folder: Path, notebooks: list[Page], board: claims.Scoreboard) ->
     texts["search.html"] = render(templates, "search", "search.html", "Search")
     texts["search-data.js"] = search_data(all_records(notebooks, documents, features))
     for name, text in texts.items():
-        places.write(folder / name, text)
+        files.write(folder / name, text)
     write_features(folder / "features", features, templates)
     share(folder)
 
@@ -120,9 +121,9 @@ def share(folder: Path) -> None:
     for name in SHIPPED:
         shutil.copyfile(shipped / name, folder / name)
     style = (shipped / "style.css").read_text(encoding="utf-8")
-    places.write(folder / "style.css", f"{style}\n{code_colours()}\n")
+    files.write(folder / "style.css", f"{style}\n{code_colours()}\n")
     library = circuitsvis_script().removeprefix("<script>").removesuffix("</script>")
-    places.write(folder / "circuitsvis.js", library)
+    files.write(folder / "circuitsvis.js", library)
 
 
 def code_colours() -> str:
@@ -178,28 +179,6 @@ def local_links(body: str) -> str:
     body = OUTSIDE_IMAGE.sub(lambda image: (re.search(r'alt="([^"]*)"', image[0]) or ["", ""])[1], body)
     body = TO_NOTEBOOK.sub(lambda to: f'href="{to[1]}.html{to[2] or ""}"', body)
     return TO_DOCUMENT.sub(lambda to: f'href="doc-{to[1]}.html{to[2] or ""}"', body)
-
-
-def title_of(nb: nbformat.NotebookNode, name: str) -> str:
-    """The first `# heading`."""
-    for cell in nb.cells:
-        if cell.cell_type == "markdown" and (heading := re.search(r"^# +(.+)", cell.source, re.MULTILINE)):
-            return heading[1].strip()
-    return name
-
-
-def question_of(nb: nbformat.NotebookNode) -> str:
-    """The first sentence in the opening cells that asks something."""
-    opening = "\n\n".join(cell.source for cell in nb.cells[:5] if cell.cell_type == "markdown")
-    plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)|[*_#>]", r"\1", opening)
-    asked = re.search(r"[^.?!:\n][^.?!\n]*(?:\n[^.?!\n]+)*\?", plain)
-    return " ".join(asked[0].split()) if asked else ""
-
-
-def measured_of(nb: nbformat.NotebookNode) -> str:
-    """What the notebook says about its own seconds and memory."""
-    said = notebooks.MEASURED.search("\n".join(cell.source for cell in nb.cells[:5]))
-    return said[1] if said else ""
 
 
 @dataclass(frozen=True)
@@ -297,7 +276,7 @@ def feature_pages() -> list:
         tuples = lambda page: {key: tuple(v) if isinstance(v, list) else v for key, v in page.items()}
         return [features.FeaturePage(**tuples(page)) for page in found["pages"]]
     pages = [page for name in shipped for page in chosen_features(name)]
-    places.write(kept, json.dumps({"made_of": made_of, "pages": [asdict(page) for page in pages]}))
+    files.write(kept, json.dumps({"made_of": made_of, "pages": [asdict(page) for page in pages]}))
     return pages
 
 
