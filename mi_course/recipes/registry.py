@@ -22,7 +22,7 @@ from mi_course.recipes.transformers import (
     save_log,
     save_snapshots,
 )
-from mi_course.training import fit
+from mi_course.training import Snapshots, fit
 
 AnyRecipe = Recipe | toy_recipes.ToyRecipe | sae_recipes.SaeRecipe
 
@@ -66,12 +66,12 @@ def train(
     model, corpus = TinyTransformer(config), recipe.corpus()
     watch = Watch(corpus, config)
     snapshots: dict[int, dict] = {}
+    keep = lambda m, step: snapshots.update({step: {k: v.clone() for k, v in m.state_dict().items()}})
     every = range(0, recipe.train.steps + 1, max(1, recipe.train.steps // 100))
     history = fit(
         model, sampler(recipe, corpus, seed), recipe.train,
         evaluate=watch, evaluate_at=every, stop_at=recipe.until,
-        snapshots_at=recipe.snapshots if seed == 0 else (),
-        on_snapshot=lambda m, step: snapshots.update({step: {k: v.clone() for k, v in m.state_dict().items()}}),
+        callbacks=[Snapshots(keep, recipe.snapshots if seed == 0 else ())],
         checkpoint=out / f"{stem}.partial", progress=progress,
     )  # fmt: skip
     card = {"recipe": recipe.name, "seed": seed, **provenance(recipe, corpus, history, model, watch)}
