@@ -113,6 +113,8 @@ def test_in_one_process_nothing_happens():
     assert (processes.world(), processes.rank()) == (1, 0)
     assert processes.share_of(x) is x and processes.anywhere(mask) is mask
     processes.leave()
+    with processes.joined("mlp-1l", False) as rank:
+        assert rank == 0
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch):
@@ -121,7 +123,7 @@ def test_a_batch_that_cannot_be_shared(monkeypatch):
         processes.share_of(torch.randn(5, 2))
 
 
-def test_only_autoencoders_share_batches(monkeypatch):
+def test_what_shares_no_batches_is_refused_several_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(CourseError, match="mlp-1l trains in one process"):
-        processes.join("mlp-1l")
+    with pytest.raises(CourseError, match="mlp-1l trains in one process"), processes.joined("mlp-1l", False):
+        pass
