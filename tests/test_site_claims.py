@@ -5,7 +5,8 @@ import re
 import nbformat
 import pytest
 
-from mi_course import claims, site, site_claims, site_parts
+from mi_course import claims
+from mi_course.course import site, site_claims, site_parts
 from tests.conftest import notebook
 
 GOOD = {"==": lambda b: b, "<=": lambda b: b, ">=": lambda b: b, "<": lambda b: b - 1, ">": lambda b: b + 1}

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from mi_course import claims, site_glossary, site_parts
+from mi_course import files
+from mi_course.course import site_glossary, site_parts
 from mi_course.errors import CourseError
 
 
@@ -53,7 +54,7 @@ def test_a_term_that_is_not_there_is_named(tmp_path, monkeypatch):
     (tmp_path / "site" / "glossary.toml").write_text(
         '[[term]]\nname = "ablation"\ntext = "x."\n[[term]]\nname = "b"\ntext = "y."\nsee = ["ablatoin"]\n'
     )
-    monkeypatch.setattr(claims, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(files, "data_dir", lambda: tmp_path)
     site_glossary.glossary.cache_clear()
     try:
         with pytest.raises(CourseError, match="b: no term 'ablatoin'. Did you mean 'ablation'"):

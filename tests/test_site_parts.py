@@ -2,7 +2,7 @@
 
 import pytest
 
-from mi_course import site_parts
+from mi_course.course import site_parts
 
 
 def test_words_change_and_nothing_else_does():
