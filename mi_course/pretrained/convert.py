@@ -46,7 +46,9 @@ def dequantised(gguf: Path):
     model.config.__dict__.pop("quantization_config", None)  # it is no longer: `save_pretrained` would refuse
     model.hf_quantizer = None
     model.config.__dict__.pop("_model_name_or_path", None)
-    model.config.rms_norm_eps = round(model.config.rms_norm_eps, 12)  # 9.999999747378752e-06 is 1e-05 in 32 bits
+    model.config.rms_norm_eps = round(
+        model.config.rms_norm_eps, 12
+    )  # 9.999999747378752e-06 is 1e-05 in 32 bits
     return model.eval()
 
 

