@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mi_course.errors import CourseError
-from mi_course.pretrained.registry import CARD, CARRIED, FORMAT, Carried, Part, cache, carried, here, place
+from mi_course.pretrained.registry import CARD, CARRIED, FORMAT, Carried, Part, cache, card, carried, here, place
 
 UNFINISHED = ".unfinished-"  # what folders being made begin with
 BLOCK = 1 << 20
@@ -181,6 +181,12 @@ def put(made: Path, target: Path, before: Path) -> None:
     if target.exists():
         os.replace(target, before)
     os.replace(made, target)
+
+
+def damaged(name: str) -> list[str]:
+    """The files of a fetched model whose hash is no longer its card's (reads them all)."""
+    rows = card(name)["files"]
+    return [file for file, (_, digest) in rows.items() if sha256(place(name) / file) != digest]
 
 
 def sha256(path: Path) -> str:

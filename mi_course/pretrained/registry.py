@@ -104,9 +104,10 @@ def place(name: str) -> Path:
 def card(name: str) -> dict:
     """What the folder's card says; empty where there is none."""
     try:
-        return json.loads((place(name) / CARD).read_text(encoding="utf-8"))
+        found = json.loads((place(name) / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) and isinstance(found.get("files"), dict) else {}
 
 
 def here(name: str) -> bool:
