@@ -21,4 +21,15 @@ from mi_course.claims.ledger import (
     shown_value,
 )
 from mi_course.claims.scoreboard import Row, Scoreboard
-from mi_course.claims.settling import LEFT, PAYLOAD, Settled, Verdicts, forget, settle, verdicts
+from mi_course.claims.settling import (
+    LEFT,
+    NOT_RUN,
+    PAYLOAD,
+    NotRun,
+    Settled,
+    Verdicts,
+    forget,
+    not_run,
+    settle,
+    verdicts,
+)
