@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import HEAD, line, patching, sae, shown, small_transformers, toy_models, zero_layer
-from mi_course.course import cpu_model
+from mi_course.course.runner import cpu_model
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"

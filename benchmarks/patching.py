@@ -17,8 +17,9 @@ from transformer_lens import TransformerBridge, TransformerBridgeConfig
 from transformer_lens import patching as loops
 
 from benchmarks import HEAD, line, ratio
-from mi_course.corpora import generator
-from mi_course.patching import Experiment, logit_diff
+from mi_course.corpora.corpus import generator
+from mi_course.patching import logit_diff
+from mi_course.patching.experiment import Experiment
 
 SMALL = "2 layers, 4 heads, d 64, V 500, 8 prompts × 15 tokens"
 GPT2 = "GPT-2 small's shape: 12 layers, 12 heads, d 768, V 50257, random weights, 8 prompts × 15 tokens"

@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 
 from benchmarks import HEAD, line, ratio
 from mi_course import sae
-from mi_course.corpora import generator
-from mi_course.course import cpu_model
+from mi_course.corpora.corpus import generator
+from mi_course.course.runner import cpu_model
 from mi_course.training import TrainConfig, optimizers
 
 D_IN, D_SAE, BATCH, K, L1 = 512, 4096, 4096, 32, 1.0

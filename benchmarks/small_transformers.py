@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks import ratio
-from mi_course.models import TinyConfig, TinyTransformer, to_bridge
+from mi_course.models import TinyConfig, TinyTransformer
+from mi_course.pretrained import to_bridge
 
 CONFIG = TinyConfig(n_layers=2, n_heads=8, d_model=128, d_vocab=2000, n_ctx=64, positions="learned")
 SETTINGS = "2 layers, 8 heads, d 128, attention only, V 2000, float32"

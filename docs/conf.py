@@ -4,11 +4,12 @@ import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
-from mi_course import __version__, course
+from mi_course import __version__
+from mi_course.course import places
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
-place = course.settings()["tool"]["mi-course"]
+place = places.settings()["tool"]["mi-course"]
 
 project, author, language = "mi_course", "The mi_course authors", "en"
 version = release = __version__

@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from mi_course import __version__
+from mi_course import __version__, files
 from mi_course.errors import CourseError
 
 EXIT_CODES = """\
@@ -128,35 +128,35 @@ def _positive(text: str) -> int:
 def dispatch(args: argparse.Namespace) -> int:
     """Do what was asked; imports happen here, so that --help answers at once."""
     if args.command == "run":
-        from mi_course import course
+        from mi_course.course import runner
 
-        return course.run(args.notebooks, args.jobs, args.timeout, args.store, args.measure)
+        return runner.run(args.notebooks, args.jobs, args.timeout, args.store, args.measure)
     if args.command == "train":
         return train(args)
     if args.command == "seeds":
-        from mi_course import seeds
+        from mi_course.course import seeds
 
         return seeds.main(args.notebooks, args.seeds)
     if args.command == "student":
-        from mi_course import classroom
+        from mi_course.course import classroom
 
         return classroom.student(args.notebooks, args.out, args.seed, args.made_for == "nbgrader")
     if args.command == "badges":
-        from mi_course import classroom
+        from mi_course.course import badges
 
-        return classroom.badges(args.check, args.repo, args.branch)
+        return badges.badges(args.check, args.repo, args.branch)
     if args.command == "site":
-        from mi_course import site
+        from mi_course.course import site
 
         print(site.build(args.out))
         return 0
-    from mi_course import doctor
+    from mi_course.course import doctor
 
     return doctor.main()
 
 
 def train(args: argparse.Namespace) -> int:
-    from mi_course import claims, processes, recipes
+    from mi_course import processes, recipes
 
     if args.list or not args.name:
         for recipe in recipes.everything().values():
@@ -166,7 +166,7 @@ def train(args: argparse.Namespace) -> int:
             cost = f"{minutes} min on {recipe.device}, {recipe.megabytes:g} MB"
             print(f"{recipe.name:24} {cost:28} {recipe.what}")
         return 0 if args.list else 2
-    writable(args.out or claims.data_dir() / "checkpoints")
+    writable(args.out or files.data_dir() / "checkpoints")
     try:
         processes.join(args.name)
         path = recipes.train(args.name, seed=args.seed, out=args.out, device=args.device)
@@ -175,7 +175,7 @@ def train(args: argparse.Namespace) -> int:
     finally:
         processes.leave()
     if args.name.startswith("toy-"):
-        from mi_course import toy_recipes
+        from mi_course.recipes import toys as toy_recipes
 
         print(toy_recipes.say(path))
     print(path)

@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mi_course.corpora import generator
+from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError, nearest
-from mi_course.models import write_atomically
+from mi_course.files import write_atomically
 
 FORMAT = 1  # of folders on disk
 BLOCK = 4096  # rows read at a time from memory or disk

@@ -10,26 +10,20 @@ Shapes: `batch`, `pos` (also `query`, `key`), `head`, `d_model`, `d_head`, `d_ml
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 from transformer_lens import ActivationCache, HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
-from mi_course.claims import data_dir
 from mi_course.errors import CourseError, nearest
+from mi_course.files import checkpoint_names, read_checked, save_checked, shipped_path  # noqa: F401  (models.checkpoint_names: what load knows)
 
-FORMAT = 1  # of saved checkpoints
 CHOICES = {
     "act": ("relu", "gelu"),
     "norm": ("none", "layernorm", "rmsnorm"),
@@ -501,92 +495,6 @@ def checked_tokens(tokens: Int[Tensor, "..."], cfg) -> Int[Tensor, "batch pos"]:
     return tokens
 
 
-# -- files ---------------------------------------------------------------------------------------
-
-
-def write_atomically(files: dict[Path, bytes]) -> None:
-    """Write every file beside its place, then rename them all: a crash, a kill or a full disk spoils nothing."""
-    parts = {path: path.with_name(f"{path.name}.{os.getpid()}.tmp") for path in files}
-    try:
-        for path, part in parts.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(part, "wb") as file:
-                file.write(files[path])
-                file.flush()
-                os.fsync(file.fileno())
-        for path, part in parts.items():
-            os.replace(part, path)
-    except OSError as error:
-        raise CourseError(
-            f"{path} could not be written ({error.strerror}); what was there before is untouched."
-        ) from error
-    finally:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
-
-
-def save_checked(path: str | Path, tensors: dict[str, Tensor], **card) -> Path:
-    """Tensors as `path`.safetensors with a card `path`.json that carries their sha256; see `read_checked`."""
-    path = with_suffix(path, ".safetensors")
-    blob = save_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()})
-    card = {"format": FORMAT, "sha256": hashlib.sha256(blob).hexdigest(), **card}
-    text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
-    write_atomically({path: blob, with_suffix(path, ".json"): text.encode()})
-    return path
-
-
-def with_suffix(path: str | Path, suffix: str) -> Path:
-    """`a/b`, `a/b.safetensors` and `a/b.json` all name one checkpoint."""
-    path = Path(path)
-    stem = path.name.removesuffix(".safetensors").removesuffix(".json")
-    return path.with_name(stem + suffix)
-
-
-def read_checked(path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and card of `path`.safetensors, after the hash of the one was found in the other."""
-    weights, card_file = with_suffix(path, ".safetensors"), with_suffix(path, ".json")
-    rebuild = f"Rebuild it with `python -m mi_course train {weights.stem}`."
-    for file in (weights, card_file):
-        if not file.is_file():
-            raise CourseError(f"{file} is missing. {rebuild}")
-    try:
-        card = json.loads(card_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CourseError(f"{card_file} is not a readable card ({error}). {rebuild}") from error
-    if card.get("format") != FORMAT:
-        raise CourseError(
-            f"{card_file} has format {card.get('format')}; this version reads {FORMAT}. {rebuild}"
-        )
-    blob = weights.read_bytes()
-    if hashlib.sha256(blob).hexdigest() != card.get("sha256"):
-        raise CourseError(f"{weights} is truncated or altered: its sha256 is not its card's. {rebuild}")
-    return load_safetensors(blob), card
-
-
-def checkpoint_names(kind: str = "config") -> list[str]:
-    """Names of the models shipped in `data/checkpoints/`; kind "sae" gives the autoencoders."""
-    cards = sorted((data_dir() / "checkpoints").glob("*.json"))
-    return [card.stem for card in cards if kind in json.loads(card.read_text(encoding="utf-8"))]
-
-
-def minutes_of(name: str) -> float:
-    """How long a shipped checkpoint took to train, as its card says; NaN where none is shipped."""
-    card = data_dir() / "checkpoints" / f"{name}.json"
-    return json.loads(card.read_text(encoding="utf-8"))["minutes"] if card.exists() else float("nan")
-
-
-def shipped_path(name_or_path: str | Path, kind: str = "config") -> Path:
-    """Where the card of a shipped checkpoint is, by its name, or of any other, by path."""
-    path = with_suffix(name_or_path, ".json")
-    if path.parent == Path(".") and not path.exists():
-        known = checkpoint_names(kind)
-        if path.stem not in known:
-            what = {"config": "model", "sae": "autoencoder"}[kind]
-            raise CourseError(f"There is no {what} {str(name_or_path)!r}.{nearest(path.stem, known)}")
-        path = data_dir() / "checkpoints" / path.name
-    return path
-
-
 def load(name_or_path: str | Path) -> TinyTransformer:
     """A shipped model by name, or any saved one by path, in evaluation mode on the CPU."""
     path = shipped_path(name_or_path)
@@ -600,80 +508,3 @@ def load(name_or_path: str | Path) -> TinyTransformer:
         ) from error
     model.card = card
     return model.eval()
-
-
-# -- TransformerLens' own model --------------------------------------------------------------------
-
-
-def to_bridge(model: TinyTransformer):
-    """The same model as a `TransformerBridge`, for tools that want one; logits agree to rounding.
-
-    The native bridge adds positions to the stream or rotates them, and always has biases (here they are 0).
-    Shortformer positions and smeared keys have no counterpart there.
-    """
-    from transformer_lens import TransformerBridge, TransformerBridgeConfig
-    from transformer_lens.utilities.tl_checkpoint_conversion import convert_tl_checkpoint
-
-    cfg = model.cfg
-    for what, there in (
-        ("shortformer positions", cfg.positions == "shortformer"),
-        ("smeared keys", cfg.smeared),
-    ):
-        if there:
-            raise CourseError(
-                f"TransformerLens' native bridge has no {what}; this model cannot be converted."
-            )
-    shape = {
-        name: getattr(cfg, name) for name in ("d_model", "d_head", "n_heads", "n_layers", "n_ctx", "d_vocab")
-    }
-    bridge_cfg = TransformerBridgeConfig(
-        **shape,
-        d_mlp=cfg.d_mlp or 4 * cfg.d_model,
-        attn_only=cfg.attn_only,
-        act_fn=cfg.act,
-        normalization_type=cfg.normalization_type,
-        positional_embedding_type="rotary" if cfg.positions == "rotary" else "standard",
-        rotary_dim=cfg.d_head,
-        init_weights=False,
-    )
-    bridge = TransformerBridge.boot_native(bridge_cfg)
-    state = dict(model.state_dict())
-    state.setdefault("unembed.W_U", model.W_U.detach())
-    if cfg.positions == "none":
-        state["pos_embed.W_pos"] = torch.zeros(cfg.n_ctx, cfg.d_model)
-    with torch.no_grad():
-        for name, parameter in bridge.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-    unexpected = bridge.load_state_dict(
-        convert_tl_checkpoint(state, bridge_cfg), strict=False
-    ).unexpected_keys
-    if unexpected:
-        raise CourseError(f"The bridge has no place for {', '.join(unexpected)}.")
-    return bridge.eval()
-
-
-def pretrained(name_or_folder: str | Path):
-    """A pretrained model as a `TransformerBridge`: a Hugging Face folder (offline) or a hub name (online).
-
-    The folder is in Hugging Face format (`config.json`, weights, tokenizer files). Weights are as trained:
-    LayerNorm is not folded and nothing is centred until `enable_compatibility_mode()` is called.
-    """
-    import transformers
-    from transformer_lens import TransformerBridge
-
-    folder = Path(name_or_folder)
-    transformers.utils.logging.disable_progress_bar()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise CourseError(f"{folder} is not a Hugging Face folder: it has no config.json.")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        source = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-        return TransformerBridge.boot_transformers(str(folder), hf_model=source, tokenizer=tokenizer)
-    try:
-        return TransformerBridge.boot_transformers(str(name_or_folder))
-    except Exception as error:  # whatever the hub's client raises, a learner needs one sentence
-        raise CourseError(
-            f"{str(name_or_folder)!r} is no folder here and could not be fetched from the model hub "
-            f"({type(error).__name__}). Without a network, pass a folder in Hugging Face format."
-        ) from error

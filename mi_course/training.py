@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from mi_course import models, processes
+from mi_course import files, processes
 from mi_course.errors import CourseError, nearest
 
 OPTIMIZERS = ("adamw", "muon")
@@ -352,7 +352,7 @@ def save_state(path, model, opts, history: History, step: int, config: TrainConf
             tensors |= {f"optimizer.{i}.{key}.{name}": torch.as_tensor(v).cpu() for name, v in slots.items()}
     tensors["rng"] = torch.get_rng_state()
     card = {"step": step, "config": asdict(config), "history": asdict(history)}
-    models.write_atomically({Path(path): save(tensors, metadata={"card": json.dumps(card)})})
+    files.write_atomically({Path(path): save(tensors, metadata={"card": json.dumps(card)})})
 
 
 def resume(path, model, opts, config: TrainConfig) -> tuple[History, int]:

@@ -57,7 +57,7 @@ def clone(tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def whole_site(tmp_path_factory) -> Path:
     """The site of the stored notebooks, with a gallery of a few features."""
-    from mi_course import site
+    from mi_course.course import site
 
     folder = tmp_path_factory.mktemp("site")
     with pytest.MonkeyPatch.context() as patch:

@@ -24,7 +24,8 @@ from pathlib import Path
 
 import nbformat
 
-from mi_course import checks, classroom, course
+from mi_course import checks
+from mi_course.course import classroom, places
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -246,7 +247,7 @@ def mutants(exercise: classroom.Exercise) -> list[Mutant]:
     )
     tree = ast.parse(exercise.answer)
     original, found = ast.unparse(tree), {}
-    for place in list(places(tree, first, last)):
+    for place in list(spots(tree, first, last)):
         before = place.get()
         for kind, other in changes(before, tree):
             place.set(other)
@@ -280,7 +281,7 @@ class Place:
             getattr(self.parent, self.field)[self.index] = node
 
 
-def places(tree: ast.AST, first: int, last: int) -> Iterator[Place]:
+def spots(tree: ast.AST, first: int, last: int) -> Iterator[Place]:
     """Every node that stands on the lines between the markers."""
     for parent in ast.walk(tree):
         for field, value in ast.iter_fields(parent):
@@ -324,7 +325,7 @@ def difference(before: str, after: str) -> str:
 @functools.cache
 def surroundings(notebook: str) -> dict:
     """What an exercise finds when nothing but the imports of its notebook has run."""
-    nb = nbformat.read(course.find([notebook])[0], as_version=4)
+    nb = nbformat.read(places.find([notebook])[0], as_version=4)
     names: dict = {}
     for cell in nb.cells:
         if cell.cell_type == "code":
@@ -504,7 +505,7 @@ def main(names: list[str]) -> int:
     for mutant in alive:
         print(f"{mutant.exercise}: passed though changed ({mutant.kind}): {mutant.change}")
     if not names:
-        course.write(ROOT / "docs" / "checks.md", page(done, exercises))
+        places.write(ROOT / "docs" / "checks.md", page(done, exercises))
         print(ROOT / "docs" / "checks.md")
     else:
         vague = [m for of_one in done.values() for m in of_one if m.said and VAGUE in m.said]

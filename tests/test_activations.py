@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mi_course import activations, corpora, models, sae
+from mi_course import activations, corpora, pretrained, sae
 from mi_course.activations import CARD, Store, collect
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
@@ -61,7 +61,7 @@ def test_heads_stand_side_by_side_and_patterns_are_refused(model):
 
 
 def test_bridge_and_tiny_transformer_agree(model):
-    bridge = models.to_bridge(model)
+    bridge = pretrained.to_bridge(model)
     ours, theirs = (collect(m, HOOK, SAMPLE(0), dtype=torch.float32) for m in (model, bridge))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
     x, y = (Store(m, HOOK, SAMPLE, buffer=256, dtype=torch.float32).rows(100, 300) for m in (model, bridge))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from mi_course import bigrams
-from mi_course.corpora import BigramChain
+from mi_course.corpora.planted import BigramChain
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mi_course import classroom, course
+from mi_course.course import classroom, places
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SWITCHES = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -259,12 +259,12 @@ def lab(tmp_path_factory):
     home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("lab")
     classroom.student(["00"], folder)
     env = {**os.environ, "JUPYTER_RUNTIME_DIR": str(home / "run"), "JUPYTER_CONFIG_DIR": str(home / "config")}
-    env |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "PYTHONPATH": str(course.root())}
+    env |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "PYTHONPATH": str(places.root())}
     env |= {"JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "HOME": str(home)}
     plain = home / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
-    course.write(plain, '{"windowingMode": "none"}')  # every cell is in the page, seen or not
+    places.write(plain, '{"windowingMode": "none"}')  # every cell is in the page, seen or not
     news = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    course.write(news, '{"fetchNews": "false", "checkForUpdates": false}')
+    places.write(news, '{"fetchNews": "false", "checkForUpdates": false}')
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]
@@ -335,7 +335,7 @@ def idle(page, seconds: float = 180) -> None:
 
 def exercises() -> list[tuple[str, str, str]]:
     """(first line, check, solution's source) of every exercise of the stored notebook 00."""
-    nb = nbformat.read(course.find(["00"])[0], as_version=4)
+    nb = nbformat.read(places.find(["00"])[0], as_version=4)
     code = [cell.source for cell in nb.cells if cell.cell_type == "code"]
     pairs = zip(code, code[1:])
     return [

@@ -15,8 +15,10 @@ import torch
 from IPython.core.formatters import DisplayFormatter
 
 import mi_course
-from mi_course import claims
-from mi_course.claims import Scoreboard, corrections, forget, ledger, settle, verdicts
+from mi_course import claims, files
+from mi_course.claims.ledger import corrections, ledger
+from mi_course.claims.scoreboard import Scoreboard
+from mi_course.claims.settling import forget, settle, verdicts
 from mi_course.errors import CourseError, nearest
 
 # Every claim of the course, typed out: one that is dropped or renamed turns this red.
@@ -411,10 +413,10 @@ def test_data_travels_inside_the_package_or_beside_it(tmp_path, monkeypatch):
     package.mkdir()
     monkeypatch.setattr(claims, "__file__", str(package / "claims.py"))
     with pytest.raises(CourseError, match="data folder is neither in"):
-        claims.data_dir()
+        files.data_dir()
     for folder in (tmp_path / "data", package / "data"):  # a clone, then a wheel
         (folder / "claims").mkdir(parents=True)
-        assert claims.data_dir() == folder
+        assert files.data_dir() == folder
 
 
 def test_the_package_loads_what_is_asked_for():

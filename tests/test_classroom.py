@@ -3,7 +3,7 @@
 import nbformat
 import pytest
 
-from mi_course import classroom, course
+from mi_course.course import badges, classroom, notebooks, places
 from mi_course.errors import CourseError
 from tests.conftest import notebook
 
@@ -43,8 +43,8 @@ def test_badges_are_rewritten_once_and_checked(clone, capsys):
     path = clone("90_bigrams", BADGE, SETUP)
     readme = clone.root / "README.md"
     readme.write_text("# R\n<!-- notebooks -->\n<!-- /notebooks -->\n")
-    assert classroom.badges(check=True) == 1 and "out of date" in capsys.readouterr().out
-    assert classroom.badges() == 0 and classroom.badges(check=True) == 0
+    assert badges.badges(check=True) == 1 and "out of date" in capsys.readouterr().out
+    assert badges.badges() == 0 and badges.badges(check=True) == 0
     text = path.read_text()
     assert "github/mi-course/mi_course/blob/main/notebooks/90_bigrams.ipynb" in text
     assert "mi_course @ git+https://github.com/mi-course/mi_course@main" in text
@@ -69,14 +69,14 @@ def everything_addressed(clone) -> dict[str, str]:
         "[open](" + BADGE.split("(")[-1].split(")")[0].replace("90_wrong", "student/90_bigrams") + ")\n"
     )
     return {
-        path.relative_to(clone.root).as_posix(): path.read_text() for path in classroom.addressed(clone.root)
+        path.relative_to(clone.root).as_posix(): path.read_text() for path in badges.addressed(clone.root)
     }
 
 
 def test_a_fork_names_itself_once(clone, capsys):
     before = everything_addressed(clone)
-    assert classroom.badges(repo="Some-One/my.course", branch="v1.2") == 0
-    place = course.tomllib.loads((clone.root / "pyproject.toml").read_text())["tool"]["mi-course"]
+    assert badges.badges(repo="Some-One/my.course", branch="v1.2") == 0
+    place = places.tomllib.loads((clone.root / "pyproject.toml").read_text())["tool"]["mi-course"]
     assert place == {"owner": "Some-One", "repo": "my.course", "branch": "v1.2"}
     assert sorted(line.split(": ")[1] for line in capsys.readouterr().out.splitlines()) == sorted(before)
     after = {name: (clone.root / name).read_text() for name in before}
@@ -90,12 +90,12 @@ def test_a_fork_names_itself_once(clone, capsys):
     assert "git clone https://github.com/Some-One/my.course && cd my.course\n" in after["README.md"]
     assert "https://mybinder.org/v2/gh/Some-One/my.course/v1.2?labpath=notebooks" in after["README.md"]
     assert after["CITATION.cff"] == 'repository-code: "https://github.com/Some-One/my.course"\n'
-    assert classroom.badges(check=True) == 0 and classroom.badges() == 0
+    assert badges.badges(check=True) == 0 and badges.badges() == 0
 
 
 def test_the_rest_of_pyproject_stays(clone):
     before = (clone.root / "pyproject.toml").read_text()
-    classroom.badges(repo="some/one")
+    badges.badges(repo="some/one")
     after = (clone.root / "pyproject.toml").read_text()
     changed = [line for line in before.splitlines() if line not in after.splitlines()]
     assert changed == ['owner = "mi-course"', 'repo = "mi_course"']
@@ -103,10 +103,10 @@ def test_the_rest_of_pyproject_stays(clone):
 
 def test_a_check_of_another_address_changes_nothing(clone, capsys):
     everything_addressed(clone)
-    classroom.badges()
-    before = {path: path.read_bytes() for path in classroom.addressed(clone.root)}
+    badges.badges()
+    before = {path: path.read_bytes() for path in badges.addressed(clone.root)}
     capsys.readouterr()
-    assert classroom.badges(check=True, repo="some/one") == 1
+    assert badges.badges(check=True, repo="some/one") == 1
     said = capsys.readouterr().out
     assert all(f"{path.relative_to(clone.root).as_posix()} is out of date" in said for path in before)
     assert before == {path: path.read_bytes() for path in before}
@@ -115,17 +115,17 @@ def test_a_check_of_another_address_changes_nothing(clone, capsys):
 @pytest.mark.parametrize("address", [{"repo": "mi_course"}, {"repo": "a/b/c"}, {"repo": ""}, {"branch": "a b"}, {"branch": "x/y"}, {"branch": ""}])  # fmt: skip
 def test_an_address_that_cannot_be_is_one_sentence(clone, address):
     with pytest.raises(CourseError, match="is not a"):
-        classroom.badges(**address)
+        badges.badges(**address)
 
 
 def test_badges_that_lead_nowhere_are_named(clone, capsys):
     everything_addressed(clone)
-    classroom.badges()
+    badges.badges()
     readme = clone.root / "README.md"
     readme.write_text(readme.read_text() + BADGE.split("\n\n")[0].removeprefix("# Bigrams\n"))
     (clone.root / "notebooks" / "90_bigrams.ipynb").rename(clone.root / "notebooks" / "91_renamed.ipynb")
     capsys.readouterr()
-    assert classroom.badges(check=True) == 1
+    assert badges.badges(check=True) == 1
     said = capsys.readouterr().out
     assert "README.md has a badge for notebooks/90_wrong.ipynb, which does not exist." in said
     assert "notebooks/student/90_bigrams.ipynb is a copy of no notebook." in said
@@ -133,18 +133,18 @@ def test_badges_that_lead_nowhere_are_named(clone, capsys):
 
 def test_a_notebook_edited_by_hand_is_tidied(clone):
     path = clone("90_bigrams", BADGE, SETUP)
-    classroom.badges()
+    badges.badges()
     nb = nbformat.read(path, 4)
     nb.cells[0].source += " Edited."
     nb.cells[1].metadata["trusted"] = True
     nbformat.write(nb, path)
-    assert classroom.badges(check=True) == 1 and classroom.badges() == 0
-    assert nbformat.writes(course.tidy(nb)) + "\n" == path.read_text()
+    assert badges.badges(check=True) == 1 and badges.badges() == 0
+    assert nbformat.writes(notebooks.tidy(nb)) + "\n" == path.read_text()
 
 
 def test_a_notebook_without_badge_or_setup_is_named(clone, capsys):
     clone("90_bare", "# T", "1")
-    assert classroom.badges() == 1
+    assert badges.badges() == 1
     assert (
         "90_bare.ipynb has no Colab badge." in (said := capsys.readouterr().out) and "no setup cell" in said
     )
@@ -158,10 +158,10 @@ def test_readmes_picture_is_the_one_a_notebook_stores(clone, capsys):
     nbformat.write(nb, path)
     picture = clone.root / "data" / "figures" / "90_bigrams.png"
     (clone.root / "README.md").write_text("![It falls. Down.](data/figures/90_bigrams.png)\n")
-    assert classroom.picture(clone.root, check=True), "not there yet"
-    assert classroom.picture(clone.root, check=False) == [] and picture.read_bytes() == b"png"
-    assert classroom.picture(clone.root, check=True) == []
+    assert badges.picture(clone.root, check=True), "not there yet"
+    assert badges.picture(clone.root, check=False) == [] and picture.read_bytes() == b"png"
+    assert badges.picture(clone.root, check=True) == []
     picture.write_bytes(b"another")
-    assert "not the figure" in classroom.picture(clone.root, check=True)[0]
+    assert "not the figure" in badges.picture(clone.root, check=True)[0]
     (clone.root / "README.md").write_text("![It rises. Up.](data/figures/90_bigrams.png)\n")
-    assert "does not make" in classroom.picture(clone.root, check=True)[0]
+    assert "does not make" in badges.picture(clone.root, check=True)[0]

@@ -6,6 +6,7 @@ import nbformat
 import pytest
 
 from mi_course import course
+from mi_course.course import notebooks, places, runner
 from mi_course.errors import CourseError
 from tests.conftest import notebook
 
@@ -14,8 +15,8 @@ from tests.conftest import notebook
 
 def test_notebooks_are_found_by_number_name_and_path(clone):
     tour, bigrams = clone("90_tools_tour", "1"), clone("91_bigrams", "1")
-    assert course.find() == [tour, bigrams]
-    assert course.find(["91"]) == course.find(["91_bigrams"]) == course.find([str(bigrams)]) == [bigrams]
+    assert places.find() == [tour, bigrams]
+    assert places.find(["91"]) == places.find(["91_bigrams"]) == places.find([str(bigrams)]) == [bigrams]
 
 
 @pytest.mark.parametrize(
@@ -24,14 +25,14 @@ def test_notebooks_are_found_by_number_name_and_path(clone):
 def test_an_unknown_notebook_is_answered_with_the_nearest(clone, asked, hint):
     clone("90_tools_tour", "1"), clone("91_bigrams", "1")
     with pytest.raises(CourseError, match=hint):
-        course.find([asked])
+        places.find([asked])
 
 
 def test_outside_a_clone_a_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(course, "__file__", str(tmp_path / "site-packages" / "mi_course" / "course.py"))
     with pytest.raises(CourseError, match="inside a clone"):
-        course.root()
+        places.root()
 
 
 # --- running ---------------------------------------------------------------------------------------
@@ -46,7 +47,7 @@ def three(clone):
 
 
 def test_one_failure_does_not_stop_the_others_and_is_told_at_the_end(three, capsys):
-    assert course.run(timeout=6, jobs=2) == 1
+    assert runner.run(timeout=6, jobs=2) == 1
     said = capsys.readouterr().out
     assert "91_bad.ipynb, cell 2 raised ZeroDivisionError: division by zero" in said
     assert "----> 1 1 / 0" in said and "\x1b[" not in said, "the traceback, and no colours in a pipe"
@@ -65,20 +66,20 @@ def test_one_failure_does_not_stop_the_others_and_is_told_at_the_end(three, caps
 
 def test_the_network_is_cut_for_kernels(clone):
     asks = "import urllib.request\ntry:\n    urllib.request.urlopen('http://example.com')\nexcept OSError as e:\n    print(e)"
-    (runner,) = course.execute([clone("90_asks", "## A", asks)], timeout=30)
-    assert "The network is switched off here" in runner.nb.cells[1].outputs[0].text
+    (ran,) = runner.execute([clone("90_asks", "## A", asks)], timeout=30)
+    assert "The network is switched off here" in ran.nb.cells[1].outputs[0].text
 
 
 def test_a_kernel_that_dies_is_named(clone):
-    (runner,) = course.execute(
+    (ran,) = runner.execute(
         [clone("90_dies", "## A", "import os, signal; os.kill(os.getpid(), 9)")], timeout=30
     )
-    assert "90_dies.ipynb, cell 1 lost its kernel" in runner.result.failed
+    assert "90_dies.ipynb, cell 1 lost its kernel" in ran.result.failed
 
 
 def test_run_json_keeps_what_other_notebooks_measured(clone):
     clone("90_one", "## A", "1"), clone("91_two", "## A", "2")
-    course.run(["90"]), course.run(["91"])
+    runner.run(["90"]), runner.run(["91"])
     assert set(json.loads((clone.root / "build" / "run.json").read_text())["notebooks"]) == {
         "90_one",
         "91_two",
@@ -90,13 +91,13 @@ def test_run_json_keeps_what_other_notebooks_measured(clone):
 
 def test_storing_twice_changes_nothing(clone):
     path = clone("90_good", "# T", "## A", "1 + 1", "print('a'); print('b')")
-    assert course.run(keep=True) == 0
+    assert runner.run(keep=True) == 0
     first = path.read_text()
-    assert course.run(keep=True) == 0
+    assert runner.run(keep=True) == 0
     assert path.read_text() == first
     stored = nbformat.read(path, 4)
     nbformat.validate(stored)
-    assert stored.metadata.kernelspec.name == "python3" and course.unrun_cells(stored) == []
+    assert stored.metadata.kernelspec.name == "python3" and notebooks.unrun_cells(stored) == []
     assert [len(cell.get("outputs", [])) for cell in stored.cells] == [0, 0, 1, 1], "one stream, not two"
 
 
@@ -104,28 +105,28 @@ def test_storing_twice_changes_nothing(clone):
 def test_what_failed_or_says_nothing_is_not_stored(clone, capsys, cells, why):
     path = clone("90_bad", *cells)
     before = path.read_text()
-    assert course.run(keep=True) == 1
+    assert runner.run(keep=True) == 1
     assert path.read_text() == before
     assert "90_bad.ipynb was not stored" in (said := capsys.readouterr().out) and why in said
 
 
 def test_measuring_rewrites_the_opening_and_nothing_else(clone):
     path = clone("90_good", "# T\n\n*Measured on two CPU cores: about X s, Y GB.*\n\nMore.", "## A", "1")
-    assert course.run(keep=True, measure=True) == 0
+    assert runner.run(keep=True, measure=True) == 0
     opening = nbformat.read(path, 4).cells[0].source
     assert opening == "# T\n\n*Measured on two CPU cores: about 5 s, 0.1 GB.*\n\nMore."
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "kept.txt"
-    course.write(path, "old")
+    places.write(path, "old")
 
     def full(*_):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(course.os, "replace", full)
     with pytest.raises(OSError):
-        course.write(path, "new")
+        places.write(path, "new")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
@@ -145,13 +146,13 @@ def ran(*sources: str) -> nbformat.NotebookNode:
 
 def test_the_guard_is_content_with_a_notebook_run_from_start_to_end():
     nb = ran("# T", "## A", "1", "## B", "2", "## Reading")
-    assert course.unrun_cells(nb) == course.silent_sections(nb) == []
+    assert notebooks.unrun_cells(nb) == notebooks.silent_sections(nb) == []
 
 
 def test_an_unrun_cell_is_refused():
     nb = ran("## A", "1", "2")
     nb.cells[2].update(execution_count=None, outputs=[])
-    assert course.unrun_cells(nb) == ["Cell 2 has not been run: 2"]
+    assert notebooks.unrun_cells(nb) == ["Cell 2 has not been run: 2"]
 
 
 @pytest.mark.parametrize("counts", [(2, 3), (1, 3), (2, 1), (1, 1)])
@@ -159,7 +160,7 @@ def test_counts_other_than_one_to_n_are_refused(counts):
     nb = ran("1", "2")
     for cell, count in zip(nb.cells, counts):
         cell.execution_count = count
-    assert "restart and run all" in course.unrun_cells(nb)[0]
+    assert "restart and run all" in notebooks.unrun_cells(nb)[0]
 
 
 def test_an_error_is_refused_unless_tagged():
@@ -167,32 +168,32 @@ def test_an_error_is_refused_unless_tagged():
     nb.cells[0].outputs = [
         nbformat.v4.new_output("error", ename="ZeroDivisionError", evalue="division by zero")
     ]
-    assert course.unrun_cells(nb) == ["Cell 0 ends in ZeroDivisionError: division by zero"]
+    assert notebooks.unrun_cells(nb) == ["Cell 0 ends in ZeroDivisionError: division by zero"]
     nb.cells[0].metadata["tags"] = ["raises-exception"]
-    assert course.unrun_cells(nb) == []
+    assert notebooks.unrun_cells(nb) == []
 
 
 def test_a_skipped_cell_does_not_count():
     nb = ran("1", "2")
     nb.cells[0].update(execution_count=None, outputs=[], metadata={"tags": ["skip-execution", "nbval-skip"]})
     nb.cells[1].execution_count = 1
-    assert course.unrun_cells(nb) == []
+    assert notebooks.unrun_cells(nb) == []
 
 
 def test_a_section_without_comparable_output_is_named():
     nb = ran("## A", "1", "## B", "2", "3")
     nb.cells[3].outputs = nb.cells[4].outputs = []
-    assert course.silent_sections(nb) == ["Section 'B' shows nothing that can be compared."]
+    assert notebooks.silent_sections(nb) == ["Section 'B' shows nothing that can be compared."]
     nb.cells[4].outputs = [nbformat.v4.new_output("display_data", data={"image/png": "…"})]
-    assert course.silent_sections(nb), "pixels are not compared"
+    assert notebooks.silent_sections(nb), "pixels are not compared"
 
 
 def test_tidy_keeps_tags_and_drops_what_changes_by_itself():
     nb = ran("1", "1")
     nb.cells[0].metadata = {"tags": ["setup"], "execution": {"iopub": "2026"}, "trusted": True}
     nb.metadata = {"language_info": {"name": "python", "version": "3.99"}, "widgets": {}}
-    tidied = course.tidy(nb)
+    tidied = notebooks.tidy(nb)
     assert tidied.cells[0].metadata == {"tags": ["setup"]}
-    assert tidied.cells[0].id != tidied.cells[1].id and course.tidy(tidied) == tidied
+    assert tidied.cells[0].id != tidied.cells[1].id and notebooks.tidy(tidied) == tidied
     assert "version" not in tidied.metadata.language_info and "widgets" not in tidied.metadata
     nbformat.validate(tidied)

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from mi_course import doctor, models
+from mi_course import files, models
+from mi_course.course import doctor
 
 
 def problems(check) -> list[str]:
@@ -85,9 +86,9 @@ def test_the_tested_set_is_known_with_and_without_a_clone(monkeypatch, tmp_path)
 
 
 def test_altered_and_missing_checkpoint_files_are_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(models, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(files, "data_dir", lambda: tmp_path)
     for name in ("good", "altered", "cardless"):
-        models.save_checked(tmp_path / "checkpoints" / name, {"w": torch.ones(3)})
+        files.save_checked(tmp_path / "checkpoints" / name, {"w": torch.ones(3)})
     (tmp_path / "checkpoints" / "altered.safetensors").write_bytes(b"x")
     (tmp_path / "checkpoints" / "cardless.json").unlink()
     lines = [str(finding) for finding in doctor.checkpoints()]

@@ -7,11 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mi_course import corpora, features, scripts
-from mi_course.corpora import Corpus, generator, shipped_tokenizer
+from mi_course import corpora
+from mi_course.corpora import scripts
+from mi_course.corpora.corpus import Corpus, generator
+from mi_course.corpora.library import shipped_tokenizer
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
-from mi_course.sae import SaeConfig, SparseAutoencoder
+from mi_course.sae import pages as features
+from mi_course.sae.dictionary import SaeConfig, SparseAutoencoder
 
 TEXT = "def item(self):\n    return self.count\n# ابة ابث اا\n# ACGTTGCAACGT\nname = 'value'\n" * 40
 

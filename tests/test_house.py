@@ -10,7 +10,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from mi_course import claims, course
+from mi_course import claims
+from mi_course.course import places
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "mi_course"
@@ -191,7 +192,7 @@ def test_claims_of_written_notebooks_are_no_longer_planned():
 
 
 def project() -> dict:
-    return course.tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return places.tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def requirements() -> list[Requirement]:

@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mi_course import models
+from mi_course import pretrained
 from mi_course.errors import CourseError
-from mi_course.models import TinyConfig, TinyTransformer, load, to_bridge
+from mi_course.models import TinyConfig, TinyTransformer, load
+from mi_course.pretrained import to_bridge
 
 SMALL = TinyConfig(n_layers=2, n_heads=2, d_model=16, d_vocab=11, n_ctx=12)
 
@@ -342,7 +343,7 @@ def gpt2_folder(tmp_path_factory):
 def test_pretrained_from_a_folder_offline(gpt2_folder):
     import transformers
 
-    bridge = models.pretrained(gpt2_folder)
+    bridge = pretrained.load(gpt2_folder)
     source = transformers.AutoModelForCausalLM.from_pretrained(gpt2_folder)
     tokens = torch.tensor([[2, 3, 4, 5, 2, 6]])
     with torch.no_grad():
@@ -353,9 +354,9 @@ def test_pretrained_from_a_folder_offline(gpt2_folder):
 
 def test_pretrained_says_what_is_missing(tmp_path):
     with pytest.raises(CourseError, match="no config.json"):
-        models.pretrained(tmp_path)
+        pretrained.load(tmp_path)
     with pytest.raises(CourseError, match="could not be fetched.*pass a folder"):
-        models.pretrained("no-such-owner/no-such-model")
+        pretrained.load("no-such-owner/no-such-model")
 
 
 def test_a_cached_run_leaves_no_hook_behind_even_when_it_fails():

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mi_course import checks, classroom
+from mi_course import checks
+from mi_course.course import classroom
 from tests import mutants
 
 EXERCISES = [e for e in classroom.exercises() if not mutants.needs_its_notebook(e)]

@@ -15,7 +15,7 @@ import pytest
 from nbgrader.api import Gradebook
 from nbgrader.nbgraderformat import MetadataValidator
 
-from mi_course import classroom
+from mi_course.course import classroom
 
 NAME = "00_tools_tour"
 EXERCISES = {e.name: e for e in classroom.exercises(["00"])}

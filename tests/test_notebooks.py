@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mi_course import classroom, course, site
+from mi_course.course import badges, classroom, notebooks, site
 
 STORED = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -19,16 +19,16 @@ def stored(request):
 
 
 def test_every_cell_was_run_in_order_without_error(stored):
-    assert course.unrun_cells(stored[1]) == []
+    assert notebooks.unrun_cells(stored[1]) == []
 
 
 def test_every_section_shows_something_that_is_compared(stored):
-    assert course.silent_sections(stored[1]) == []
+    assert notebooks.silent_sections(stored[1]) == []
 
 
 def test_it_is_stored_as_the_runner_stores(stored):
     path, nb = stored
-    assert nbformat.writes(course.tidy(nb)) + "\n" == path.read_text(encoding="utf-8"), (
+    assert nbformat.writes(notebooks.tidy(nb)) + "\n" == path.read_text(encoding="utf-8"), (
         f"store it with: run {path.stem} --store"
     )
 
@@ -65,7 +65,7 @@ def test_it_ends_with_exercises_and_further_reading(stored):
 
 
 def test_badges_and_setup_cells_agree_with_pyproject(capsys):
-    assert classroom.badges(check=True) == 0, capsys.readouterr().out
+    assert badges.badges(check=True) == 0, capsys.readouterr().out
 
 
 def test_student_copies_hold_no_solution(stored):

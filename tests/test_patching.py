@@ -5,12 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mi_course import models, patching
+from mi_course import models, patching, pretrained
 from mi_course.errors import CourseError
-from mi_course.induction import blank
-from mi_course.patching import Experiment, Node, logit_diff, noised_embeddings, record
-from mi_course.patching_forward import Forward, Hooked
-from mi_course.sae import SaeConfig, SparseAutoencoder
+from mi_course.induction.by_hand import blank
+from mi_course.patching import Node, logit_diff, noised_embeddings, record
+from mi_course.patching.experiment import Experiment
+from mi_course.patching.forward import Forward
+from mi_course.patching.hooked import Hooked
+from mi_course.sae.dictionary import SaeConfig, SparseAutoencoder
 from tests.naive_patching import HEADS, cache_of, model_of, patched, prompts, swept
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -306,12 +308,12 @@ def folder(tmp_path_factory):
 def bridged(request, folder):
     """An experiment on a bridge, with the caches that TransformerLens' loops want."""
     if request.param == "Hugging Face":
-        model = models.pretrained(folder)
+        model = pretrained.load(folder)
     else:
         positions = "rotary" if request.param == "native rotary" else "learned"
         tiny = model_of(5, n_layers=3, n_heads=3, d_model=12, d_vocab=17, n_ctx=12, d_mlp=16, norm="layernorm", act="gelu",
                         positions=positions)  # fmt: skip
-        model = models.to_bridge(tiny)
+        model = pretrained.to_bridge(tiny)
     clean, corrupted, _, _ = prompts(model, 3, 7)
     right, wrong = torch.tensor([4, 4, 4]), torch.tensor([9, 9, 9])
     exp = Experiment(model, clean, corrupted, right, wrong)

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from mi_course import patching_forward as forward
-from mi_course.patching_forward import HOOKS, Edit, Forward, Hooked, Rerun, Rows
-from mi_course.patching_runs import record
+from mi_course.patching import forward as forward
+from mi_course.patching.edits import HOOKS, Edit
+from mi_course.patching.forward import Forward, Rerun, Rows
+from mi_course.patching.hooked import Hooked
+from mi_course.patching.runs import record
 from tests.naive_patching import cache_of, model_of, prompts
 
 SHAPES = [

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from mi_course.errors import CourseError
-from mi_course.patching import DIRECTIONS, Experiment, Node, Run
-from mi_course.patching_forward import Hooked
-from mi_course.patching_gradients import order
-from mi_course.sae import SaeConfig, SparseAutoencoder
+from mi_course.patching import Node, Run
+from mi_course.patching.experiment import DIRECTIONS, Experiment
+from mi_course.patching.gradients import order
+from mi_course.patching.hooked import Hooked
+from mi_course.sae.dictionary import SaeConfig, SparseAutoencoder
 from tests.naive_patching import model_of, prompts
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}

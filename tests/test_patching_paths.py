@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mi_course.patching import DIRECTIONS, Experiment, Node, logit_diff
-from mi_course.patching_paths import below
+from mi_course.patching import Node, logit_diff
+from mi_course.patching.experiment import DIRECTIONS, Experiment
+from mi_course.patching.paths import below
 from tests.naive_patching import cache_of, model_of, patched, prompts, put
 
 SENDERS = [Node("z", 0, 0), Node("z", 1, 1), Node("z", 0, 1, pos=1), Node("mlp_out", 0), Node("mlp_out", 1, pos=-1),

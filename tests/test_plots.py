@@ -17,6 +17,8 @@ from matplotlib.colors import to_hex
 
 from mi_course import plots
 from mi_course.errors import CourseError
+from mi_course.plots import figure as figures
+from mi_course.plots import geometry, tables
 
 WORDS = dict(title="Trained beats untrained", alt='Two curves; "a" < b & c')
 AXES = dict(xlabel="step", ylabel="loss (nats)")
@@ -178,7 +180,7 @@ def test_save(tmp_path):
 def test_the_control_is_grey_and_says_so():
     axes = plots.line([1, 2, 3], CONTROL, **AXES, control="random init", **WORDS).picture.axes[0]
     trained, control = axes.lines
-    assert (control.get_color(), control.get_linestyle()) == (plots.GREY, "--")
+    assert (control.get_color(), control.get_linestyle()) == (figures.GREY, "--")
     assert (trained.get_color(), trained.get_linestyle()) == (plots.COLOURS[0], "-")
     axes = plots.bars("abc", CONTROL, ylabel="y", control="random init", **WORDS).picture.axes[0]
     assert axes.containers[1][0].get_hatch() and not axes.containers[0][0].get_hatch()
@@ -390,10 +392,10 @@ CUBE = np.array(np.meshgrid([-1, 1], [-1, 1], [-1, 1])).reshape(3, 8)
      (np.ones((3, 4)), 0), (np.c_[OCTAHEDRON, np.zeros((3, 2))], 12)],
 )  # fmt: skip
 def test_a_polytope_has_its_edges_and_no_diagonals(W, edges):
-    assert len(plots._checked_pairs(None, np.asarray(W, dtype=float))) == edges
+    assert len(geometry._checked_pairs(None, np.asarray(W, dtype=float))) == edges
     noisy = np.asarray(W) + np.random.default_rng(0).normal(size=np.shape(W)) * 1e-3
     if edges == 12 and np.shape(W)[1] != 4:
-        assert len(plots._checked_pairs(None, noisy)) == edges, "a trained polytope is never exact"
+        assert len(geometry._checked_pairs(None, noisy)) == edges, "a trained polytope is never exact"
 
 
 def test_polytopes_are_seen_from_two_sides():
@@ -422,7 +424,7 @@ def test_stacks_pile_up_the_amounts():
 
 
 def test_neighbouring_colours_differ():
-    colours = plots._many_colours(40)
+    colours = geometry._many_colours(40)
     assert len(set(colours[:21])) == 21 and all(a != b for a, b in zip(colours, colours[1:]))
 
 
@@ -517,7 +519,7 @@ def test_table_of_single_values_and_chosen_columns():
     ],
 )
 def test_numbers_are_rounded_without_being_hidden(value, text):
-    assert plots._cell(value, 3) == f'<span class="mi-n">{text}</span>'
+    assert tables._cell(value, 3) == f'<span class="mi-n">{text}</span>'
 
 
 def test_words_in_tables_are_escaped_and_missing_is_a_dash():

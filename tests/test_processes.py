@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mi_course import processes, sae
-from mi_course.corpora import generator
+from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 
 

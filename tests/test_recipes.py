@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from mi_course import corpora, induction, recipes
-from mi_course.claims import data_dir
 from mi_course.errors import CourseError
-from mi_course.models import checkpoint_names, load, read_checked
+from mi_course.files import checkpoint_names, data_dir, read_checked
+from mi_course.models import load
 
 CARDS = sorted((data_dir() / "checkpoints").glob("*.json"))
 

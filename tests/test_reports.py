@@ -3,7 +3,8 @@
 import torch
 from torch.testing import assert_close
 
-from mi_course import models, reports
+from mi_course import models
+from mi_course.induction import reports
 from tests.test_induction_trained import a_model, some_tokens
 
 

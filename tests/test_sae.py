@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mi_course import sae
-from mi_course.corpora import generator
+from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
 from mi_course.training import History, TrainingDiverged, say

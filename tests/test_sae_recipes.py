@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
-from mi_course import models, sae, sae_recipes, scripts
-from mi_course.claims import data_dir
-from mi_course.sae_recipes import HOOK, SAE_RECIPES
+from mi_course import files, models, sae
+from mi_course.corpora import scripts
+from mi_course.files import data_dir
+from mi_course.recipes import autoencoders as sae_recipes
+from mi_course.recipes.autoencoders import HOOK, SAE_RECIPES
 
 SHIPPED = [name for name, recipe in SAE_RECIPES.items() if recipe.shipped]
 
@@ -23,7 +25,7 @@ def tokens():
 
 
 def test_every_recipe_marked_so_is_shipped_and_no_other():
-    assert sorted(models.checkpoint_names("sae")) == sorted(SHIPPED)
+    assert sorted(files.checkpoint_names("sae")) == sorted(SHIPPED)
 
 
 def test_all_together_stay_small():

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mi_course import sae, sae_step
-from mi_course.corpora import generator
+from mi_course import sae
+from mi_course.corpora.corpus import generator
+from mi_course.sae import step as sae_step
 
 NAMES = ("W_encT", "b_enc", "W_dec", "b_dec")
 

@@ -3,8 +3,9 @@
 import nbformat
 import pytest
 
-from mi_course import claims, course, seeds
-from mi_course.claims import Row
+from mi_course import claims, course
+from mi_course.claims.scoreboard import Row
+from mi_course.course import seeds
 from mi_course.errors import CourseError
 
 

@@ -10,7 +10,8 @@ from urllib.parse import unquote
 import nbformat
 import pytest
 
-from mi_course import __main__, claims, course, site, site_parts
+from mi_course import __main__, claims, files
+from mi_course.course import places, site, site_parts
 from mi_course.errors import CourseError
 from tests.conftest import notebook
 
@@ -79,7 +80,7 @@ def test_what_pages_share_stands_beside_them_once(read, whole_site):
 
 def test_every_verdict_leads_to_its_cell_and_the_cell_back(read, whole_site):
     table = (whole_site / "claims.html").read_text(encoding="utf-8")
-    board = json.loads((course.root() / "build" / "scoreboard.json").read_text())
+    board = json.loads((places.root() / "build" / "scoreboard.json").read_text())
     for row in board["rows"]:
         shown = table[table.index(f'<tr id="{row["claim"]}-{row["notebook"]}"') :].split("</tr>")[0]
         assert (row["verdict"] or "open") in shown
@@ -149,7 +150,7 @@ def test_a_document_becomes_a_page_whose_links_leave_for_the_repository(clone):
     assert document.address == "doc-teaching.html" and document.title == "Teaching `it`, twice"
     assert '<h1 id="teaching-it-twice">' in document.body, "as on GitHub"
     links = re.findall(r'href="([^"]*)"', document.body.replace('class="anchor-link" href="#', ""))
-    place = course.settings()["tool"]["mi-course"]
+    place = places.settings()["tool"]["mi-course"]
     github = f"https://github.com/{place['owner']}/{place['repo']}/blob/{place['branch']}/data/README.md"
     assert links == [github, "doc-checks.html#x", "#d", "paper-elhage2021.html#MF-01"]
 
@@ -167,7 +168,7 @@ def test_what_the_opening_says_is_read():
 def test_the_executed_copy_is_shown_unless_the_stored_one_is_newer(clone):
     stored = clone("90_t", "# T", "1")
     assert site.newest(stored) == stored
-    course.write(clone.root / "build" / "notebooks" / "90_t.ipynb", stored.read_text())
+    places.write(clone.root / "build" / "notebooks" / "90_t.ipynb", stored.read_text())
     assert site.newest(stored) != stored
     os.utime(stored, (2e9, 2e9))
     assert site.newest(stored) == stored
@@ -206,7 +207,7 @@ def test_a_place_where_one_may_not_write_is_named(clone, tmp_path, monkeypatch, 
 
 
 def test_the_features_are_computed_once_and_kept(clone, monkeypatch):
-    from mi_course import features, models
+    from mi_course.sae import pages as features
 
     made = []
 
@@ -219,7 +220,7 @@ def test_the_features_are_computed_once_and_kept(clone, monkeypatch):
         ]
 
     monkeypatch.setattr(site, "chosen_features", pages)
-    if not models.checkpoint_names("sae"):
+    if not files.checkpoint_names("sae"):
         pytest.skip("no autoencoder is shipped")
     first, again = site.feature_pages(), site.feature_pages()
     assert len(made) == len(set(made)) == len(site.GALLERY)
@@ -227,7 +228,7 @@ def test_the_features_are_computed_once_and_kept(clone, monkeypatch):
     site.write_features(clone.root / "features", again, site_parts.environment(gallery=True))
     text = (clone.root / "features" / "index.html").read_text(encoding="utf-8")
     assert 'href="../index.html"' in text and text.count("data-text=") == len(first)
-    monkeypatch.setattr(models, "checkpoint_names", lambda kind: [])
+    monkeypatch.setattr(files, "checkpoint_names", lambda kind: [])
     assert site.feature_pages() == []
 
 

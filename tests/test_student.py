@@ -9,11 +9,12 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from mi_course import __main__, classroom, course, seeds
+from mi_course import __main__
+from mi_course.course import classroom, places, seeds
 from mi_course.offline import steady_environment
 from tests.conftest import ROOT, notebook
 
-STORED = course.find()
+STORED = places.find()
 SOLVED = "def f(x):\n    ### BEGIN SOLUTION\n    return 2 * x\n    ### END SOLUTION"
 STUB = "def f(x):\n    # YOUR CODE HERE\n    raise NotImplementedError()"
 each = pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
@@ -37,8 +38,8 @@ def test_there_is_a_copy_of_every_notebook_and_no_other_file():
 
 
 def test_nothing_takes_a_copy_for_the_course():
-    assert not any("student" in path.parts for path in course.find())
-    assert "student" not in course.find(["notebooks/student/00_tools_tour.ipynb"])[0].parts
+    assert not any("student" in path.parts for path in places.find())
+    assert "student" not in places.find(["notebooks/student/00_tools_tour.ipynb"])[0].parts
     assert "$(wildcard notebooks/*.ipynb)" in (ROOT / "Makefile").read_text(), (
         "nbval compares the course alone"
     )
@@ -98,7 +99,7 @@ def names(source: str) -> tuple[set[str], set[str]]:
 @pytest.mark.parametrize("number", ["00", "02"])
 def test_a_copy_runs_from_start_to_end_without_an_answer(number):
     """Nothing fails but the checks of what is not written; every demonstration shows what it shows in the course."""
-    (path,) = course.find([number])
+    (path,) = places.find([number])
     nb = nbformat.read(ROOT / "notebooks" / "student" / path.name, 4)
     client = NotebookClient(nb, timeout=300, kernel_name="python3", extra_arguments=["--log-level=50"])
     client.execute(env=steady_environment(ROOT / "build" / "ipython"), cwd=str(path.parent))
@@ -147,7 +148,7 @@ def test_a_variant_has_another_seed_and_says_so(clone, capsys):
 
 
 def test_a_variant_of_the_course_still_has_its_exercises():
-    (path,) = course.find(["04"])
+    (path,) = places.find(["04"])
     nb = nbformat.read(path, 4)
     assert seeds.reseed(nb, 5) == 1
     before, after = copy_of(path), classroom.student_copy(nb, path.stem, 5)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from mi_course import superposition as toy
-from mi_course.corpora import generator
+from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 from mi_course.training import TrainingDiverged
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mi_course import recipes, toy_recipes
+from mi_course import recipes
 from mi_course import superposition as toy
-from mi_course.claims import data_dir
 from mi_course.errors import CourseError
-from mi_course.models import checkpoint_names, read_checked
+from mi_course.files import checkpoint_names, data_dir, read_checked
+from mi_course.recipes import toys as toy_recipes
 
 PAPER = toy_recipes.PAPER_SCALE
 

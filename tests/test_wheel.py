@@ -14,16 +14,17 @@ USE = """
 import sys
 from pathlib import Path
 import mi_course
-from mi_course import claims, corpora, doctor, models
+from mi_course import claims, corpora, models, files
+from mi_course.course import doctor
 here = Path(sys.argv[1])
 assert Path(mi_course.__file__).is_relative_to(here), mi_course.__file__
-assert claims.data_dir().is_relative_to(here), claims.data_dir()
+assert files.data_dir().is_relative_to(here), files.data_dir()
 assert len(claims.ledger()) > 30
-for name in models.checkpoint_names():
+for name in files.checkpoint_names():
     models.load(name)
 assert doctor.tested_versions()["torch"]
-assert corpora.Tokenizer.from_file(str(claims.data_dir() / "tokenizers" / "python-512.json"))
-print(len(models.checkpoint_names()), "checkpoints")
+assert corpora.Tokenizer.from_file(str(files.data_dir() / "tokenizers" / "python-512.json"))
+print(len(files.checkpoint_names()), "checkpoints")
 """
 
 

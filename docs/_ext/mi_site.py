@@ -24,7 +24,9 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
-from mi_course import claims, course, site
+from mi_course import claims, files
+from mi_course.claims import ledger
+from mi_course.course import places, site
 
 ID = re.compile(r"\b(?:[A-Z]{1,4}-\d\d)\b")
 OF_TABLE = re.compile(r"(<th scope='row'[^>]*>)([A-Z]{1,4}-\d\d)(?= ★|<)")
@@ -39,8 +41,8 @@ UNTOUCHED = (nodes.literal, nodes.literal_block, nodes.reference, nodes.title, n
 
 def stage(app: Sphinx, config) -> None:
     """Write every source under `app.srcdir`; what did not change keeps its date, and Sphinx passes over it."""
-    folder, root, docs = Path(app.srcdir), course.root(), Path(app.confdir)
-    paths = [site.newest(path) for path in course.find()]
+    folder, root, docs = Path(app.srcdir), places.root(), Path(app.confdir)
+    paths = [site.newest(path) for path in places.find()]
     board = claims.Scoreboard.from_notebooks(paths)
     notebooks = {path.stem: nbformat.read(path, as_version=4) for path in paths}
     made = {f"notebooks/{name}.ipynb": nbformat.writes(shown(nb, name[:2])) for name, nb in notebooks.items()}
@@ -56,7 +58,7 @@ def stage(app: Sphinx, config) -> None:
             old.unlink()
     for name, text in made.items():
         if not (folder / name).exists() or (folder / name).read_text("utf-8") != text:
-            course.write(folder / name, text)
+            places.write(folder / name, text)
 
 
 def to_repository(to: re.Match, root: Path, name: str, made: dict[str, str]) -> str:
@@ -65,7 +67,7 @@ def to_repository(to: re.Match, root: Path, name: str, made: dict[str, str]) -> 
     inside = there.is_relative_to(root.resolve()) and there.exists()
     if not inside or there.relative_to(root.resolve()).as_posix() in made:
         return to[0]
-    place = course.settings()["tool"]["mi-course"]
+    place = places.settings()["tool"]["mi-course"]
     github = "https://github.com/{owner}/{repo}/{kind}/{branch}/".format(kind="tree" if there.is_dir() else "blob", **place)
     return f"{to[1]}{github}{there.relative_to(root.resolve()).as_posix()}{to[3]}"
 
@@ -129,7 +131,7 @@ def environment(docs: Path) -> jinja2.Environment:
     """The templates of docs/_pages."""
     loader = jinja2.FileSystemLoader(docs / "_pages")
     env = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    env.globals |= {"mark": lambda verdict: claims.MARKS.get(verdict, "·"), "number": claims._shown, "source": source}
+    env.globals |= {"mark": lambda verdict: claims.MARKS.get(verdict, "·"), "number": ledger._shown, "source": source}
     env.filters["notebook"] = "notebooks/{}".format
     env.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")
     return env
@@ -146,7 +148,7 @@ def claim_pages(docs: Path, notebooks: dict, board: claims.Scoreboard) -> dict[s
     env, by_paper, names = environment(docs), papers(), {name[:2]: name for name in notebooks}
     rows = {(row.claim.id, row.notebook): row for row in board.rows}
     words = {"names": names, "rows": rows, "papers": by_paper, "corrections": claims.corrections().values()}
-    words |= {"counts": counts(board), "board": board, "titles": {n: title_of(nb) for n, nb in notebooks.items()}}
+    words |= {"counts": counts(board), "board": board, "titles": {n: site.title_of(nb, n) for n, nb in notebooks.items()}}
     make = lambda page, **more: env.get_template(f"{page}.md").render(words, **more)
     made = {f"claims/{key}.md": make("paper", claims=group, paper=group[0].paper) for key, group in by_paper.items()}
     return made | {"claims/index.md": make("claims"), "claims/corrections.md": make("corrections")}
@@ -169,15 +171,11 @@ def papers() -> dict[str, list[claims.Claim]]:
 # --- the front page, features and API --------------------------------------------------------------
 
 
-def title_of(nb: nbformat.NotebookNode) -> str:
-    return next(cell.source for cell in nb.cells if cell.source.startswith("# ")).splitlines()[0][2:]
-
-
 def front(notebooks: dict, board: claims.Scoreboard, folder: Path) -> dict:
     """What the front page says: a card for each notebook, verdicts, papers, plans."""
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     cards = [
-        {"name": name, "title": title_of(nb), "question": site.question_of(nb), "measured": site.measured_of(nb),
+        {"name": name, "title": site.title_of(nb, name), "question": site.question_of(nb), "measured": site.measured_of(nb),
          "alt": thumbnail(nb, folder / "pictures" / f"{name}.png"),
          "counts": Counter(row.verdict or "open" for row in board.rows if row.notebook == name[:2])}
         for name, nb in notebooks.items()
@@ -187,10 +185,10 @@ def front(notebooks: dict, board: claims.Scoreboard, folder: Path) -> dict:
     for claim in claims.ledger().values():
         for number in sorted(set(claim.notebooks) - written):
             planned.setdefault(number, []).append(claim)
-    shutil.copyfile(claims.data_dir() / "figures" / "03_induction_heads.png", folder / "pictures" / "phase_change.png")
+    shutil.copyfile(files.data_dir() / "figures" / "03_induction_heads.png", folder / "pictures" / "phase_change.png")
     return {"cards": cards, "board": board, "papers": papers(), "planned": dict(sorted(planned.items())),
             "counts": counts(board), "gallery": any(name.startswith("05") for name in notebooks),
-            "repository": "https://github.com/{owner}/{repo}".format(**course.settings()["tool"]["mi-course"])}  # fmt: skip
+            "repository": "https://github.com/{owner}/{repo}".format(**places.settings()["tool"]["mi-course"])}  # fmt: skip
 
 
 def thumbnail(nb: nbformat.NotebookNode, path: Path, width: int = 640, height: int = 360) -> str:
@@ -208,15 +206,15 @@ def thumbnail(nb: nbformat.NotebookNode, path: Path, width: int = 640, height: i
 
 def feature_pages(notebooks: dict) -> dict[str, str]:
     """A page for each chosen feature of notebook 05's autoencoders, and the table that searches them."""
-    from mi_course import features
+    from mi_course import sae
 
     pages = site.feature_pages() if any(name.startswith("05") for name in notebooks) else []
     made = {"features/index.md": "# Features\n\nThe gallery is written where notebook 05 is.\n"}
-    folder = course.root() / "build" / "features"
+    folder = places.root() / "build" / "features"
     wrap = lambda title, nav, body: f"{title}\n{nav}\n{body}"
     if pages:
-        features.gallery(pages, folder, wrap=wrap)
-    for page in [*(features.file_name(page) for page in pages), *(["index.html"] if pages else [])]:
+        sae.gallery(pages, folder, wrap=wrap)
+    for page in [*(sae.file_name(page) for page in pages), *(["index.html"] if pages else [])]:
         title, nav, body = (folder / page).read_text("utf-8").split("\n", 2)
         nav = f'<nav aria-label="Features">{nav}</nav>' if nav else ""
         body = re.sub(r"<h1>.*?</h1>", "", body, count=1)
@@ -349,7 +347,7 @@ def around(app: Sphinx, pagename: str, templatename: str, context: dict, doctree
     """The buttons above a notebook: its student copy on Colab and Binder, and both copies to keep."""
     if not re.fullmatch(r"notebooks/\d\d_\w+", pagename):
         return
-    place, name = course.settings()["tool"]["mi-course"], f"{pagename.split('/')[1]}.ipynb"
+    place, name = places.settings()["tool"]["mi-course"], f"{pagename.split('/')[1]}.ipynb"
     repo = "{owner}/{repo}".format(**place)
     link = lambda url, text, icon, tip: {"type": "link", "url": url, "text": text, "icon": f"fas {icon}", "tooltip": tip}
     colab = f"https://colab.research.google.com/github/{repo}/blob/{place['branch']}/notebooks/student/{name}"
@@ -375,8 +373,8 @@ def finish(app: Sphinx, exception) -> None:
     from mi_course.plots import circuitsvis_script
 
     library = circuitsvis_script().removeprefix("<script>").removesuffix("</script>")
-    course.write(Path(app.outdir) / "_static" / "circuitsvis.js", library)
-    for path in course.find():
+    places.write(Path(app.outdir) / "_static" / "circuitsvis.js", library)
+    for path in places.find():
         for copy in (site.newest(path), path.parent / "student" / path.name):
             to = Path(app.outdir) / "notebooks" / copy.relative_to(copy.parents[copy.parent.name == "student"]).as_posix()
             to.parent.mkdir(parents=True, exist_ok=True)

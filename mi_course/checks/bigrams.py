@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mi_course import bigrams
 from mi_course.checks import CheckFailed, check
-from mi_course.corpora import generator
+from mi_course.corpora.corpus import generator
 
 
 def some_counts(d_vocab: int, seed: int) -> Tensor:

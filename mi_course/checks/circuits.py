@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mi_course.checks import answer, as_tensor, check, is_number
-from mi_course.corpora import generator
+from mi_course.corpora.corpus import generator
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

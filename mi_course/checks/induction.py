@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mi_course import induction
 from mi_course.checks import CheckFailed, answer, check
-from mi_course.corpora import generator
-from mi_course.induction import freeze, icl_scores, patterns
+from mi_course.corpora.corpus import generator
+from mi_course.induction.scores import icl_scores, patterns
+from mi_course.induction.trained import freeze
 from mi_course.models import TinyConfig, TinyTransformer
 
 # -- circuits by hand ----------------------------------------------------------------------------

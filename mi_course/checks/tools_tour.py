@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mi_course import models
 from mi_course.checks import CheckFailed, answer, check, passed
-from mi_course.corpora import generator
+from mi_course.corpora.corpus import generator
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -1,0 +1,259 @@
+"""The claims ledger: what the papers say, what we run, and the only door to a paper's number.
+
+Every row of `data/claims/*.toml` is a `Claim`: a paper's statement in our words, the scale at which
+we try it, its control, and named measures, each with a bound that was written down before the run.
+A notebook ends by calling `settle`, which computes the verdict from the bounds:
+
+    all bounds met → the claim's `if_met` word · some → "partly" · none → "not reproduced"
+
+Numbers differ a little between machines and verdicts should not. A `Settled` therefore prints its
+verdict only; the numbers stand in its HTML view, inside spans that the notebook tests blank out.
+"""
+
+import functools
+import operator
+import sys
+from collections import Counter
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+
+from mi_course.errors import CourseError, nearest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+from mi_course.files import data_dir
+
+Number = float | int | bool
+
+OPERATORS = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+    "==": operator.eq,
+    "between": lambda value, bound: bound[0] <= value <= bound[1],
+    "report": None,  # must be given and is shown, but decides nothing
+}
+SHOWN = {"<=": "≤ ", ">=": "≥ ", "<": "< ", ">": "> ", "==": ""}
+MARKS = {"reproduced": "✔", "toy analogue": "✔", "partly": "◐", "not reproduced": "✘"}
+RECORDED = (*MARKS, "not testable here", "planned")
+NEEDS_WHY = ("partly", "not reproduced", "not testable here")
+CORRECTIONS = "corrections.toml"
+
+
+class SettleError(CourseError):
+    """A claim cannot be settled like this."""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a claim comes from."""
+
+    key: str  # file name of the ledger page, e.g. "elhage2021"
+    title: str
+    authors: str
+    year: int
+    url: str
+
+    def cite(self) -> str:
+        return f"{self.authors} {self.year}"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number (or yes/no fact) a notebook has to bring, and the bound it has to keep."""
+
+    name: str  # keyword of `settle`
+    op: str  # one of OPERATORS
+    what: str  # how it is computed
+    notebook: str
+    bound: Number | tuple[Number, Number] | None = None
+    unit: str = ""
+
+    def is_fact(self) -> bool:
+        return isinstance(self.bound, bool)
+
+    def met(self, value: Number) -> bool | None:
+        """Whether `value` keeps the bound; None where the measure is only reported."""
+        return None if self.op == "report" else bool(OPERATORS[self.op](value, self.bound))
+
+    def shown_bound(self) -> str:
+        if self.op == "report":
+            return "reported"
+        if self.op == "between":
+            text = f"{self.bound[0]:g} … {self.bound[1]:g}"
+        else:
+            text = SHOWN[self.op] + _shown(self.bound)
+        return f"{text} {self.unit}".strip()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A paper's statement as something this course can measure."""
+
+    id: str
+    paper: Paper
+    core: bool
+    where: str  # section or figure of the paper
+    claim: str  # in our words
+    paper_value: str
+    run: str  # scale: paper → ours
+    control: str
+    source: str  # how we read it: legend in data/README.md
+    notebooks: tuple[str, ...]
+    if_met: str  # "reproduced" or "toy analogue"
+    verdict: dict[str, str]  # recorded, per notebook
+    why: str
+    measures: tuple[Measure, ...]
+
+    def measures_of(self, notebook: str) -> dict[str, Measure]:
+        return {measure.name: measure for measure in self.measures if measure.notebook == notebook}
+
+    def judge(self, notebook: str, values: dict[str, Number]) -> str:
+        """The verdict that follows from `values`: bounds decide, never taste."""
+        met = [measure.met(values[name]) for name, measure in self.measures_of(notebook).items()]
+        decisive = [kept for kept in met if kept is not None]
+        return self.if_met if all(decisive) else "partly" if any(decisive) else "not reproduced"
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A statement of the learner's notes this course grew from, set against the papers."""
+
+    id: str
+    note: str  # number of the note
+    says: str
+    verdict: str  # wrong · loose · caveat
+    papers: str  # what the papers say
+    claims: tuple[str, ...]
+    notebooks: tuple[str, ...]  # where it is taught
+
+
+@functools.cache
+def ledger(folder: Path | None = None) -> dict[str, Claim]:
+    """Every claim of the course by id, read from `data/claims/*.toml` and checked."""
+    claims: dict[str, Claim] = {}
+    for page in sorted((folder or data_dir() / "claims").glob("*.toml")):
+        if page.name == CORRECTIONS:
+            continue
+        content = _read_toml(page)
+        paper = _built(Paper, content.get("paper", {}), page.name)
+        if paper.key != page.stem:
+            raise CourseError(f"{page.name}: its paper has the key {paper.key!r}; both must be the same.")
+        for row in content.get("claim", []):
+            claim = _claim(row, paper, f"{page.name}: {row.get('id', 'a claim without id')}")
+            if claim.id in claims:
+                raise CourseError(f"{page.name}: {claim.id} stands in the ledger twice.")
+            claims[claim.id] = claim
+    return claims
+
+
+@functools.cache
+def corrections(folder: Path | None = None) -> dict[str, Correction]:
+    """Every correction by id, read from `data/claims/corrections.toml` and checked."""
+    page = (folder or data_dir() / "claims") / CORRECTIONS
+    found: dict[str, Correction] = {}
+    for row in _read_toml(page).get("correction", []):
+        place = f"{page.name}: {row.get('id', 'a correction without id')}"
+        entry = _built(Correction, row, place)
+        if entry.verdict not in ("wrong", "loose", "caveat"):
+            raise CourseError(f"{place}: its verdict is wrong, loose or caveat, not {entry.verdict!r}.")
+        if unknown := [claim for claim in entry.claims if claim not in ledger(folder)]:
+            raise CourseError(f"{place}: unknown claim {unknown[0]!r}.{nearest(unknown[0], ledger(folder))}")
+        if found.setdefault(entry.id, entry) is not entry:
+            raise CourseError(f"{place} stands there twice.")
+    return found
+
+
+def claim_of(id: str) -> Claim:
+    """The claim with this id, or a sentence with the nearest ids."""
+    if id not in ledger():
+        raise SettleError(f"There is no claim {id!r} in the ledger.{nearest(id, ledger())}")
+    return ledger()[id]
+
+
+def _read_toml(page: Path) -> dict:
+    try:
+        return tomllib.loads(page.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise CourseError(f"{page.name} is not valid TOML: {error}.") from None
+
+
+def _built(kind: type, row: dict, place: str):
+    """`kind(**row)`, where missing, unknown and ill-typed keys are named first."""
+    known = {item.name: item for item in fields(kind)}
+    row = {name: _tupled(value) for name, value in row.items()}
+    if unknown := [name for name in row if name not in known]:
+        raise CourseError(f"{place}: unknown key {unknown[0]!r}.{nearest(unknown[0], known)}")
+    if missing := [name for name, item in known.items() if name not in row and item.default is MISSING]:
+        raise CourseError(f"{place}: {', '.join(missing)} missing.")
+    for name, value in row.items():
+        if known[name].type in (str, int, bool) and type(value) is not known[name].type:
+            raise CourseError(f"{place}: {name} must be {known[name].type.__name__}, not {value!r}.")
+    return kind(**row)
+
+
+def _claim(row: dict, paper: Paper, place: str) -> Claim:
+    row = {"core": False, "why": "", "control": "", **row}
+    notebooks = tuple(row.get("notebooks", ()))
+    only = {"notebook": notebooks[0]} if len(notebooks) == 1 else {}
+    measures = tuple(
+        _measure({**only, **entry}, notebooks, f"{place}, measure {entry.get('name', '?')}")
+        for entry in row.pop("measure", [])
+    )
+    claim = _built(Claim, {**row, "paper": paper, "notebooks": notebooks, "measures": measures}, place)
+    _check_verdicts(claim, place)
+    for notebook in notebooks:
+        names = [measure.name for measure in measures if measure.notebook == notebook]
+        if repeated := [name for name, times in Counter(names).items() if times > 1]:
+            raise CourseError(f"{place}: measure {repeated[0]} stands twice for notebook {notebook}.")
+        if all(measure.op == "report" for measure in measures if measure.notebook == notebook):
+            raise CourseError(f"{place}: nothing decides it in notebook {notebook}: it needs a bound.")
+    return claim
+
+
+def _measure(row: dict, notebooks: tuple[str, ...], place: str) -> Measure:
+    measure = _built(Measure, row, place)
+    if measure.op not in OPERATORS:
+        raise CourseError(f"{place}: unknown operator {measure.op!r}.{nearest(measure.op, OPERATORS)}")
+    if not measure.name.isidentifier() or measure.name in ("id", "notebook"):
+        raise CourseError(f"{place}: {measure.name!r} cannot be a keyword of settle().")
+    if measure.notebook not in notebooks:
+        raise CourseError(f"{place}: notebook {measure.notebook} is not among the claim's {notebooks}.")
+    if not _fits(measure):
+        raise CourseError(
+            f"{place}: bound {measure.bound!r} does not fit {measure.op!r}: 'report' has none, 'between' "
+            "takes [low, high], '==' a number or true/false, the others a number."
+        )
+    return measure
+
+
+def _fits(measure: Measure) -> bool:
+    bound = measure.bound
+    if measure.op == "report":
+        return bound is None
+    if measure.op == "between":
+        return isinstance(bound, tuple) and len(bound) == 2 and bound[0] < bound[1]
+    return type(bound) in (int, float) or (measure.op == "==" and isinstance(bound, bool))
+
+
+def _check_verdicts(claim: Claim, place: str) -> None:
+    if claim.if_met not in ("reproduced", "toy analogue"):
+        raise CourseError(f"{place}: if_met is 'reproduced' or 'toy analogue', not {claim.if_met!r}.")
+    if not claim.notebooks or set(claim.verdict) != set(claim.notebooks):
+        raise CourseError(f"{place}: verdict needs exactly one word for each of its notebooks.")
+    for notebook, word in claim.verdict.items():
+        if word not in RECORDED:
+            raise CourseError(f"{place}: unknown verdict {word!r}.{nearest(word, RECORDED)}")
+        if word in NEEDS_WHY and not claim.why:
+            raise CourseError(f"{place}: {word!r} in notebook {notebook} needs a `why`.")
+
+
+def _tupled(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _shown(value: Number) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.4g}"

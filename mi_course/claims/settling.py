@@ -1,0 +1,168 @@
+"""Settling a claim: measured values meet the ledger's bounds, and the verdict follows."""
+
+import html
+import json
+import math
+import re
+from dataclasses import dataclass
+
+from mi_course.claims.ledger import MARKS, Claim, Measure, Number, SettleError, _shown, claim_of, ledger
+from mi_course.errors import nearest
+
+LEFT = " style='text-align:left'"  # JupyterLab sets every cell to the right
+
+
+_settled: dict[tuple[str, str], "Settled"] = {}  # this process: one claim, one result
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A claim with the numbers a notebook measured. Prints its verdict; its HTML view shows all."""
+
+    claim: Claim
+    notebook: str
+    values: dict[str, Number]
+
+    @property
+    def verdict(self) -> str:
+        return self.claim.judge(self.notebook, self.values)
+
+    def __repr__(self) -> str:
+        recorded = self.claim.verdict[self.notebook]
+        differs = recorded not in (self.verdict, "planned")
+        verdict = f"{self.claim.id} · {self.verdict} {MARKS[self.verdict]}"
+        return f"{verdict} (but the ledger records: {recorded})" if differs else verdict
+
+    def _repr_html_(self) -> str:
+        claim, paper = self.claim, self.claim.paper
+        notes = {"Paper": claim.paper_value, "Scale": claim.run, "Control": claim.control, "Why": claim.why}
+        rows = [self._row(measure) for measure in claim.measures_of(self.notebook).values()]
+        return (
+            f"<div class='mi-claim'><p><strong>{html.escape(repr(self))}</strong> — "
+            f"{_prose(claim.claim)} ({_link(paper.url, paper.cite())}, {html.escape(claim.where)})</p>"
+            + _table(("measure", "what it is", "measured", "bound", "met"), rows)
+            + "".join(f"<p>{key}: {html.escape(text)}</p>" for key, text in notes.items() if text)
+            + f"{_payload(self)}</div>"
+        )
+
+    def _row(self, measure: Measure) -> str:
+        value = self.values[measure.name]
+        mark = {True: "✔", False: "✘", None: "–"}[measure.met(value)]
+        return (
+            f"<tr><th scope='row'{LEFT}>{measure.name}</th><td{LEFT}>{_prose(measure.what)}</td>"
+            f'<td><span class="mi-n">{_shown(value)}</span></td>'
+            f"<td>{html.escape(measure.shown_bound())}</td><td>{mark}</td></tr>"
+        )
+
+
+def settle(id: str, notebook: str | None = None, **measures) -> Settled:
+    """Judge a claim by exactly the measures its ledger row names.
+
+    `notebook` is needed only where several notebooks share the claim. Measures are Python numbers,
+    bools, or one-element arrays and tensors; NaN and infinity are refused.
+    """
+    claim = claim_of(id)
+    notebook = _chosen_notebook(claim, notebook)
+    asked = claim.measures_of(notebook)
+    if missing := [name for name in asked if name not in measures]:
+        raise SettleError(f"{id} in notebook {notebook} also needs {', '.join(missing)}.")
+    if extra := [name for name in measures if name not in asked]:
+        hint = nearest(extra[0], asked)
+        raise SettleError(f"{id} in notebook {notebook} has no measure {extra[0]!r}.{hint}")
+    settled = Settled(claim, notebook, {name: _number(id, asked[name], measures[name]) for name in asked})
+    before = _settled.setdefault((id, notebook), settled)
+    if not all(_same(before.values[name], settled.values[name]) for name in asked):
+        raise SettleError(
+            f"{id} was already settled here with other numbers; if the experiment was changed on purpose, "
+            f"call claims.forget({id!r}) first."
+        )
+    return settled
+
+
+def forget(id: str) -> None:
+    """Let a claim be settled again in this process, after the experiment has been changed on purpose."""
+    for key in [key for key in _settled if key[0] == id]:
+        del _settled[key]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """The verdicts of one notebook, as settled so far in this process."""
+
+    notebook: str
+    settled: dict[str, Settled | None]
+
+    def __repr__(self) -> str:
+        return "\n".join(repr(settled) if settled else f"{id} · open" for id, settled in self.settled.items())
+
+    def _repr_html_(self) -> str:
+        rows = [
+            f"<tr><th scope='row'>{id}{' ★' if claim_of(id).core else ''}</th>"
+            f"<td{LEFT}>{_prose(claim_of(id).claim)}</td>"
+            f"<td>{f'{settled.verdict} {MARKS[settled.verdict]}' if settled else 'open'}</td></tr>"
+            for id, settled in self.settled.items()
+        ]
+        return _table(("★ core claim", "in our words", "verdict"), rows)
+
+
+def verdicts(notebook: str) -> Verdicts:
+    """The closing table of a notebook: each of its claims with its verdict, or "open"."""
+    mine = [claim.id for claim in ledger().values() if notebook in claim.notebooks]
+    if not mine:
+        known = sorted({notebook for claim in ledger().values() for notebook in claim.notebooks})
+        raise SettleError(f"No claim belongs to notebook {notebook!r}.{nearest(notebook, known)}")
+    return Verdicts(notebook, {id: _settled.get((id, notebook)) for id in mine})
+
+
+def _chosen_notebook(claim: Claim, notebook: str | None) -> str:
+    where = " and ".join(claim.notebooks)
+    if notebook is None and len(claim.notebooks) > 1:
+        raise SettleError(f"{claim.id} is settled in notebooks {where}: add notebook={claim.notebooks[0]!r}.")
+    if notebook is not None and notebook not in claim.notebooks:
+        raise SettleError(f"{claim.id} belongs to notebook {where}, not {notebook}.")
+    return notebook or claim.notebooks[0]
+
+
+def _number(id: str, measure: Measure, value) -> Number:
+    """A plain Python number or bool out of whatever the notebook measured."""
+    try:
+        value = value.item() if hasattr(value, "item") else value
+    except (RuntimeError, TypeError, ValueError):
+        raise SettleError(f"{id}: {measure.name} must be a single number, not an array.") from None
+    if not isinstance(value, (bool, int, float)):
+        raise SettleError(f"{id}: {measure.name} must be a number, not {type(value).__name__}.")
+    if isinstance(value, bool) != measure.is_fact():
+        kind = "True or False" if measure.is_fact() else "a number, not True or False"
+        raise SettleError(f"{id}: {measure.name} must be {kind}.")
+    if not math.isfinite(value):
+        raise SettleError(f"{id}: {measure.name} is {value}; only finite numbers settle a claim.")
+    return value
+
+
+def _same(one: Number, other: Number) -> bool:
+    return math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def _link(url: str, text: str) -> str:
+    return f"<a href='{html.escape(url)}'>{html.escape(text)}</a>"
+
+
+def _prose(text: str) -> str:
+    """Words of the ledger as HTML, `names` between backticks as code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
+def _table(columns: tuple[str, ...], rows: list[str]) -> str:
+    sides = [LEFT, LEFT] + [""] * (len(columns) - 2)  # as in the rows: names and words, then numbers
+    head = "".join(f"<th scope='col'{side}>{name}</th>" for name, side in zip(columns, sides))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+PAYLOAD = re.compile(r'<span class="mi-n" data-mi-claim="([^"]*)"></span>')
+
+
+def _payload(settled: Settled) -> str:
+    """The same facts for machines, in an empty span: `Scoreboard` reads it from stored outputs."""
+    facts = {"claim": settled.claim.id, "notebook": settled.notebook, "verdict": settled.verdict}
+    written = json.dumps({**facts, "measures": settled.values})
+    return f'<span class="mi-n" data-mi-claim="{html.escape(written)}"></span>'

@@ -1,0 +1,124 @@
+"""A corpus: tokens, windows and what is held out, the same for the same seed and step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from jaxtyping import Int
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from mi_course.errors import CourseError, nearest
+
+Sampler = Callable[[int], Int[Tensor, "batch pos"]]  # step -> tokens, the same for the same (seed, step)
+
+END_OF_TEXT = "<|end|>"  # token 0, between files
+HELD_OUT = 0.07  # share of files
+RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+# Byte-level vocabularies write each byte as one printable character: those that are printable as they are, the
+# others, in order, as the characters from 256 on.
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTE_OF = {chr(byte): byte for byte in PRINTABLE}
+BYTE_OF |= {chr(256 + i): byte for i, byte in enumerate(b for b in range(256) if b not in PRINTABLE)}
+
+
+def visible(text: str) -> str:
+    """A token as a word to look at: ⏎ for a new line, ⇥ for a tab, · for a blank at either end, ·⁷ for seven."""
+    text = text.replace("\n", "⏎").replace("\t", "⇥")
+    left, right = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" "))
+    dots = lambda n: "·" * n if n < 5 else "·" + str(n).translate(RAISED)
+    return dots(left) + text.strip(" ") + dots(right if text.strip(" ") else 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Text as two token streams, training and held-out files; files are separated by token 0."""
+
+    name: str
+    tokenizer: Tokenizer = field(repr=False)
+    train: Int[Tensor, "train"]
+    held_out: Int[Tensor, "held"]
+    n_files: tuple[int, int]
+    n_bytes: tuple[int, int]
+    fingerprint: str  # sha256 over names and contents, 12 digits
+
+    @property
+    def d_vocab(self) -> int:
+        return self.tokenizer.get_vocab_size()
+
+    def __repr__(self) -> str:
+        per_token = sum(self.n_bytes) / max(1, len(self.train) + len(self.held_out))
+        return (
+            f"{self.name}: {self.n_files[0]} files to train on ({self.n_bytes[0] / 1e6:.1f} MB, "
+            f"{len(self.train):,} tokens), {self.n_files[1]} held out ({len(self.held_out):,} tokens), "
+            f"{per_token:.2f} bytes per token, vocabulary {self.d_vocab}, fingerprint {self.fingerprint}"
+        )
+
+    def encode(self, text: str) -> Int[Tensor, "pos"]:
+        """Token ids of a text."""
+        return torch.tensor(self.tokenizer.encode(text).ids, dtype=torch.long)
+
+    def decode(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> str:
+        """The text of token ids."""
+        return self.tokenizer.decode([int(t) for t in tokens], skip_special_tokens=False)
+
+    def token_strings(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> list[str]:
+        """One printable string a token: ⏎ for a new line, · for a space, ·⁷ for seven of them; see `visible`."""
+        return [self.vocabulary[int(t)] for t in tokens]
+
+    @cached_property
+    def vocabulary(self) -> list[str]:
+        """Every token as a printable string, in the order of the ids; different tokens look different."""
+        return [visible(self._text(t)) for t in range(self.d_vocab)]
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token of a byte-level vocabulary: a token may be a piece of a letter."""
+        return bytes(BYTE_OF[letter] for letter in self.tokenizer.id_to_token(token))
+
+    def _text(self, token: int) -> str:
+        """The text of one token; a piece of a letter is shown by its bytes, as in \\xd8."""
+        text = self.decode([token])
+        return self.token_bytes(token).decode(errors="backslashreplace") if "\ufffd" in text else text
+
+    def token(self, text: str) -> int:
+        """The id of a text that is exactly one token."""
+        ids = self.encode(text).tolist()
+        if len(ids) != 1:
+            raise CourseError(
+                f"{text!r} is {len(ids)} tokens in this vocabulary, not one: {self.token_strings(ids)}"
+            )
+        return ids[0]
+
+    def stream(self, split: str) -> Int[Tensor, "tokens"]:
+        if split not in ("train", "held_out"):
+            raise CourseError(f"There is no split {split!r}.{nearest(split, ['train', 'held_out'])}")
+        return getattr(self, split)
+
+    def windows(self, n_ctx: int, batch: int, *, seed: int = 0, split: str = "train") -> Sampler:
+        """A sampler of random windows; windows(…)(step) is the same whenever and wherever it is asked."""
+        stream = self.stream(split)
+        if len(stream) < n_ctx:
+            raise CourseError(
+                f"{self.name} has {len(stream)} {split} tokens, fewer than one window of {n_ctx}."
+            )
+
+        def sample(step: int) -> Int[Tensor, "batch pos"]:
+            start = torch.randint(len(stream) - n_ctx + 1, (batch, 1), generator=generator(seed, step))
+            return stream[start + torch.arange(n_ctx)].long()
+
+        return sample
+
+    def held_out_windows(self, n: int, n_ctx: int, *, seed: int = 0) -> Int[Tensor, "n pos"]:
+        """n fixed windows of held-out text."""
+        return self.windows(n_ctx, n, seed=seed, split="held_out")(0)
+
+
+def generator(seed: int, step: int = 0) -> torch.Generator:
+    """A generator that depends on (seed, step) alone, so that a resumed run draws what the first one would have."""
+    digest = hashlib.sha256(f"{seed}/{step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

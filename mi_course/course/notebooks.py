@@ -1,0 +1,75 @@
+"""What a stored notebook must be: run from start to end, showing something that can be compared."""
+
+import hashlib
+import re
+
+import nbformat
+
+
+def unrun_cells(nb: nbformat.NotebookNode) -> list[str]:
+    """One sentence for every code cell that a comparison of outputs would pass over in silence.
+
+    Code cells must have run once, in order, from 1 to n, without errors. Cells tagged
+    `skip-execution` are left alone; errors are allowed where tagged `raises-exception`.
+    """
+    problems, expected = [], 0
+    for index, cell in enumerate(nb.cells):
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type != "code" or "skip-execution" in tags:
+            continue
+        expected += 1
+        if cell.execution_count is None:
+            problems.append(f"Cell {index} has not been run: {_first_line(cell)}")
+        elif cell.execution_count != expected:
+            problems.append(
+                f"Cell {index} is number {cell.execution_count}, not {expected}: restart and run all."
+            )
+        if "raises-exception" not in tags:
+            errors = [output for output in cell.outputs if output.output_type == "error"]
+            problems += [f"Cell {index} ends in {error.ename}: {error.evalue}" for error in errors]
+    return problems
+
+
+def silent_sections(nb: nbformat.NotebookNode) -> list[str]:
+    """Sections (`##`) that have code but no output that can be compared: text, a table or a figure."""
+    sections: dict[str, list] = {}
+    title = "the opening"
+    for cell in nb.cells:
+        if cell.cell_type == "markdown" and (heading := re.search(r"^## +(.+)", cell.source, re.MULTILINE)):
+            title = heading[1].strip()
+        elif cell.cell_type == "code":
+            sections.setdefault(title, []).append(cell)
+    sections.pop("the opening", None)
+    return [
+        f"Section {title!r} shows nothing that can be compared."
+        for title, cells in sections.items()
+        if not any(_compared(output) for cell in cells for output in cell.outputs)
+    ]
+
+
+def _compared(output) -> bool:
+    return output.output_type == "stream" or bool({"text/plain", "text/html"} & set(output.get("data", {})))
+
+
+def _first_line(cell) -> str:
+    return (cell.source.strip().splitlines() or ["(empty)"])[0]
+
+
+KEPT_CELL_METADATA = ("tags", "nbgrader", "jupyter")
+
+
+def tidy(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The same notebook without anything that changes by itself: ids follow from the sources."""
+    seen: dict[str, int] = {}
+    for cell in nb.cells:
+        digest = hashlib.sha1(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
+        seen[digest] = seen.get(digest, 0) + 1
+        cell["id"] = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+        cell.metadata = {key: cell.metadata[key] for key in KEPT_CELL_METADATA if key in cell.metadata}
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    nb.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    nb.nbformat, nb.nbformat_minor = 4, 5
+    return nbformat.from_dict(nb)
+
+
+MEASURED = re.compile(r"(?<=Measured on two CPU cores: )about (\S+ s, \S+ GB)")

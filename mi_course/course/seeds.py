@@ -1,0 +1,107 @@
+"""A notebook on other seeds: does each claim stand when everything random is drawn anew?
+
+`python -m mi_course seeds 04` runs notebook 04 once for each seed with its line `SEED = 0` changed, and writes what
+the claims measured to data/seeds/04.md. The stored notebook stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+
+from mi_course.claims.scoreboard import Row, Scoreboard
+from mi_course.course import places, runner
+from mi_course.errors import CourseError
+from mi_course.files import data_dir
+
+LINE = re.compile(r"^SEED = 0\b", re.MULTILINE)
+
+
+def reseed(nb: nbformat.NotebookNode, seed: int) -> int:
+    """Give the line `SEED = 0` another number if there is just one; how many there were."""
+    code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    found = sum(len(LINE.findall(cell.source)) for cell in code)
+    for cell in code if found == 1 else ():
+        cell.source = LINE.sub(f"SEED = {seed}", cell.source)
+    return found
+
+
+def with_seed(path: Path, seed: int, folder: Path) -> Path:
+    """A copy of a notebook, of the same name, whose SEED is another."""
+    nb = nbformat.read(path, as_version=4)
+    if (found := reseed(nb, seed)) != 1:
+        raise CourseError(
+            f"{path.name} has {found} lines `SEED = 0`; one is needed to run it on other seeds."
+        )
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    copy = folder / f"seed{seed}" / path.name
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nb, copy)
+    return copy
+
+
+def measure(path: Path, seeds: Sequence[int]) -> dict[int, list[Row]]:
+    """Seed → what every claim of the notebook measured; runs the notebook once a seed."""
+    build = places.root() / "build" / "seeds"
+    rows: dict[int, list[Row]] = {}
+    for seed in seeds:
+        (ran,) = runner.execute([with_seed(path, seed, build)], jobs=1)
+        if ran.result.failed:
+            raise CourseError(f"Seed {seed}: {ran.result.failed}")
+        done = build / f"seed{seed}" / path.name
+        nbformat.write(ran.nb, done)
+        rows[seed] = [row for row in Scoreboard.from_notebooks([done]).rows if row.verdict]
+    return rows
+
+
+def page(path: Path, rows: dict[int, list[Row]]) -> str:
+    """A table: one line a measure with its bound, one column a seed, and the verdict of each claim and seed."""
+    seeds = list(rows)
+    lines = [
+        f"# {path.stem}: every measure on {len(seeds)} seeds", "",
+        f"Written by `python -m mi_course seeds {path.name[:2]}`. The notebook shows seed {seeds[0]}; the bounds are the ledger's.",
+        "", f"| claim | measure | bound | {' | '.join(f'seed {seed}' for seed in seeds)} |",
+        "|---|---|---|" + "---|" * len(seeds),
+    ]  # fmt: skip
+    for i, row in enumerate(rows[seeds[0]]):
+        verdicts = [rows[seed][i].verdict for seed in seeds]
+        lines.append(f"| **{row.claim.id}** | *verdict* | | {' | '.join(verdicts)} |")
+        for name, measure in row.claim.measures_of(row.notebook).items():
+            values = [shown(rows[seed][i].measures[name]) for seed in seeds]
+            lines.append(f"| | `{name}` | {bound(measure)} | {' | '.join(values)} |")
+    return "\n".join(lines) + "\n"
+
+
+def bound(measure) -> str:
+    """The bound of a measure in a word."""
+    if measure.op == "report":
+        return "–"
+    if measure.op == "between":
+        return f"{measure.bound[0]:g} … {measure.bound[1]:g}"
+    return f"{measure.op.replace('<', '&lt;').replace('>', '&gt;')} {shown(measure.bound)}"
+
+
+def shown(value) -> str:
+    """A number in three digits, a fact as yes or no."""
+    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.3g}"
+
+
+def main(names: Sequence[str], seeds: Sequence[int]) -> int:
+    """Measure, write the pages, and say which verdicts differ between seeds."""
+    for path in places.find(names):
+        rows = measure(path, seeds)
+        target = data_dir() / "seeds" / f"{path.name[:2]}.md"
+        places.write(target, page(path, rows))
+        print(target)
+        for i, row in enumerate(rows[seeds[0]]):
+            verdicts = {seed: rows[seed][i].verdict for seed in seeds}
+            if len(set(verdicts.values())) > 1:
+                print(
+                    f"{row.claim.id}: " + ", ".join(f"seed {seed} {word}" for seed, word in verdicts.items())
+                )
+    return 0

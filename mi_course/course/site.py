@@ -1,0 +1,119 @@
+"""The offline site: docs/ and notebooks/ as Sphinx shows them, in build/site. Its settings are docs/conf.py's."""
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import re
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import nbformat
+
+from mi_course import claims, files
+from mi_course.course import notebooks, places
+from mi_course.errors import CourseError
+
+SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)\n *### END SOLUTION", re.DOTALL | re.MULTILINE)
+INSTALL = "The site is made by Sphinx, which is not installed here: python -m pip install -c constraints.txt -e '.[site]', then python -m mi_course site."
+
+
+def build(out: str | Path | None = None) -> str:
+    """Write build/scoreboard.json and the site (to build/site, or `out`); return the scoreboard and where the site is, as text."""
+    paths = [newest(path) for path in places.find()]
+    if not paths:
+        raise CourseError(f"There is nothing to show: {places.root() / 'notebooks'} has no notebook NN_name.ipynb.")
+    board = claims.Scoreboard.from_notebooks(paths)
+    places.write(places.root() / "build" / "scoreboard.json", board.to_json())
+    if importlib.util.find_spec("sphinx") is None:
+        return f"{board}\n\n{INSTALL}"
+    folder = Path(out) if out else places.root() / "build" / "site"
+    sphinx(folder)
+    return f"{board}\n\nThe site: {(folder.resolve() / 'index.html').as_uri()}"
+
+
+def newest(path: Path) -> Path:
+    """The copy that was executed last, or the stored notebook where that is newer."""
+    executed = places.root() / "build" / "notebooks" / path.name
+    return executed if executed.exists() and executed.stat().st_mtime >= path.stat().st_mtime else path
+
+
+def sphinx(folder: Path) -> None:
+    """Let Sphinx read the staged sources and write `folder`; what it warns of ends the build, and is said."""
+    from sphinx.application import Sphinx
+    from sphinx.util.docutils import docutils_namespace, patch_docutils
+
+    docs, build = places.root() / "docs", places.root() / "build"
+    said = io.StringIO()
+    (build / "pages").mkdir(parents=True, exist_ok=True)
+    with patch_docutils(docs), docutils_namespace():
+        app = Sphinx(
+            build / "pages", docs, folder, build / "doctrees", "html", status=None, warning=said,
+            warningiserror=False, parallel=int(os.environ.get("MI_J","1")),
+        )  # fmt: skip
+        app.build()
+    if os.environ.get("MI_SAY"):
+        print(said.getvalue())
+    if warnings := [line for line in said.getvalue().splitlines() if "WARNING" in line or "ERROR" in line]:
+        more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
+        raise CourseError(f"The site has a fault{more}: {warnings[0]}")
+
+
+def title_of(nb: nbformat.NotebookNode, name: str) -> str:
+    """The first `# heading`."""
+    for cell in nb.cells:
+        if cell.cell_type == "markdown" and (heading := re.search(r"^# +(.+)", cell.source, re.MULTILINE)):
+            return heading[1].strip()
+    return name
+
+
+def question_of(nb: nbformat.NotebookNode) -> str:
+    """The first sentence in the opening cells that asks something."""
+    opening = "\n\n".join(cell.source for cell in nb.cells[:5] if cell.cell_type == "markdown")
+    plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)|[*_#>]", r"\1", opening)
+    asked = re.search(r"[^.?!:\n][^.?!\n]*(?:\n[^.?!\n]+)*\?", plain)
+    return " ".join(asked[0].split()) if asked else ""
+
+
+def measured_of(nb: nbformat.NotebookNode) -> str:
+    """What the notebook says about its own seconds and memory."""
+    said = notebooks.MEASURED.search("\n".join(cell.source for cell in nb.cells[:5]))
+    return said[1] if said else ""
+GALLERY = ("sae-512-l3", "sae-2048-l3")  # the autoencoders whose features have pages
+
+
+def feature_pages() -> list:
+    """Pages for chosen features of the shipped autoencoders; kept while autoencoders, Python and code stay the same."""
+    from mi_course.sae import pages as features
+
+    shipped = [name for name in GALLERY if name in files.checkpoint_names("sae")]
+    cards = [(files.data_dir() / "checkpoints" / f"{name}.json").read_bytes() for name in shipped]
+    code = [Path(features.__file__).read_bytes(), sys.version.encode()]
+    made_of = hashlib.sha256(b"".join([*cards, *code])).hexdigest()
+    kept = places.root() / "build" / "features.json"
+    if kept.exists() and (found := json.loads(kept.read_text(encoding="utf-8")))["made_of"] == made_of:
+        tuples = lambda page: {key: tuple(v) if isinstance(v, list) else v for key, v in page.items()}
+        return [features.FeaturePage(**tuples(page)) for page in found["pages"]]
+    pages = [page for name in shipped for page in chosen_features(name)]
+    places.write(kept, json.dumps({"made_of": made_of, "pages": [asdict(page) for page in pages]}))
+    return pages
+
+
+def chosen_features(name: str, per_script: int = 2, others: int = 10) -> list:
+    """Pages for the features that follow each script best, and for some others, from rare to frequent."""
+    from mi_course import models, sae
+    from mi_course.corpora import scripts
+    from mi_course.sae import pages as features
+
+    autoencoder, corpus = sae.SparseAutoencoder.load(name).requires_grad_(False), scripts.script_text()
+    model = models.load(autoencoder.card["model"]).requires_grad_(False)
+    first = features.record(autoencoder, model, corpus, windows=150)
+    alive = (first.density > 0).nonzero()[:, 0]
+    ranked = alive[first.density[alive].argsort()]
+    spread = ranked[[len(ranked) * k // others for k in range(others)]].tolist()
+    of_scripts = first.proxies.topk(per_script, dim=0).indices.T.flatten().tolist()
+    chosen = list(dict.fromkeys([*of_scripts, *spread]))
+    recording = features.record(autoencoder, model, corpus, chosen)
+    return [features.feature_page(autoencoder, model, corpus, i, recording=recording) for i in chosen]

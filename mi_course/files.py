@@ -1,0 +1,112 @@
+"""Files: where the course's data lies, writing whole or not at all, and checked pairs of weights and card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from mi_course.errors import CourseError, nearest
+
+
+def data_dir() -> Path:
+    """The folder with ledger, checkpoints and tokenizers: inside an installed wheel, else in the clone."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "data", package.parent / "data"):
+        if (folder / "claims").is_dir():
+            return folder
+    raise CourseError(f"The course's data folder is neither in {package} nor beside it: install it again.")
+
+
+FORMAT = 1  # of saved checkpoints
+
+
+# -- files ---------------------------------------------------------------------------------------
+
+
+def write_atomically(files: dict[Path, bytes]) -> None:
+    """Write every file beside its place, then rename them all: a crash, a kill or a full disk spoils nothing."""
+    parts = {path: path.with_name(f"{path.name}.{os.getpid()}.tmp") for path in files}
+    try:
+        for path, part in parts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as file:
+                file.write(files[path])
+                file.flush()
+                os.fsync(file.fileno())
+        for path, part in parts.items():
+            os.replace(part, path)
+    except OSError as error:
+        raise CourseError(
+            f"{path} could not be written ({error.strerror}); what was there before is untouched."
+        ) from error
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
+def save_checked(path: str | Path, tensors: dict[str, Tensor], **card) -> Path:
+    """Tensors as `path`.safetensors with a card `path`.json that carries their sha256; see `read_checked`."""
+    path = with_suffix(path, ".safetensors")
+    blob = save_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()})
+    card = {"format": FORMAT, "sha256": hashlib.sha256(blob).hexdigest(), **card}
+    text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
+    write_atomically({path: blob, with_suffix(path, ".json"): text.encode()})
+    return path
+
+
+def with_suffix(path: str | Path, suffix: str) -> Path:
+    """`a/b`, `a/b.safetensors` and `a/b.json` all name one checkpoint."""
+    path = Path(path)
+    stem = path.name.removesuffix(".safetensors").removesuffix(".json")
+    return path.with_name(stem + suffix)
+
+
+def read_checked(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and card of `path`.safetensors, after the hash of the one was found in the other."""
+    weights, card_file = with_suffix(path, ".safetensors"), with_suffix(path, ".json")
+    rebuild = f"Rebuild it with `python -m mi_course train {weights.stem}`."
+    for file in (weights, card_file):
+        if not file.is_file():
+            raise CourseError(f"{file} is missing. {rebuild}")
+    try:
+        card = json.loads(card_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CourseError(f"{card_file} is not a readable card ({error}). {rebuild}") from error
+    if card.get("format") != FORMAT:
+        raise CourseError(
+            f"{card_file} has format {card.get('format')}; this version reads {FORMAT}. {rebuild}"
+        )
+    blob = weights.read_bytes()
+    if hashlib.sha256(blob).hexdigest() != card.get("sha256"):
+        raise CourseError(f"{weights} is truncated or altered: its sha256 is not its card's. {rebuild}")
+    return load_safetensors(blob), card
+
+
+def checkpoint_names(kind: str = "config") -> list[str]:
+    """Names of the models shipped in `data/checkpoints/`; kind "sae" gives the autoencoders."""
+    cards = sorted((data_dir() / "checkpoints").glob("*.json"))
+    return [card.stem for card in cards if kind in json.loads(card.read_text(encoding="utf-8"))]
+
+
+def minutes_of(name: str) -> float:
+    """How long a shipped checkpoint took to train, as its card says; NaN where none is shipped."""
+    card = data_dir() / "checkpoints" / f"{name}.json"
+    return json.loads(card.read_text(encoding="utf-8"))["minutes"] if card.exists() else float("nan")
+
+
+def shipped_path(name_or_path: str | Path, kind: str = "config") -> Path:
+    """Where the card of a shipped checkpoint is, by its name, or of any other, by path."""
+    path = with_suffix(name_or_path, ".json")
+    if path.parent == Path(".") and not path.exists():
+        known = checkpoint_names(kind)
+        if path.stem not in known:
+            what = {"config": "model", "sae": "autoencoder"}[kind]
+            raise CourseError(f"There is no {what} {str(name_or_path)!r}.{nearest(path.stem, known)}")
+        path = data_dir() / "checkpoints" / path.name
+    return path

@@ -1,0 +1,162 @@
+"""Text in colours, and CircuitsVis' views."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from mi_course.plots.charts import _ink, _norm, _two_signs
+from mi_course.plots.figure import SIGNED, Array, Figure, _array, _check_length, _shown, _start, _style
+from mi_course.plots.tables import _number
+
+CIRCUITSVIS = "https://unpkg.com/circuitsvis@1.43.3/dist/cdn/esm.js"
+
+
+def _shades(values: np.ndarray, signed: bool | None):
+    """(colour map, its scale): zero is white; red is above, blue below, as in heat maps; amounts are blue."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    if _two_signs([values]) if signed is None else signed:
+        return matplotlib.colormaps[SIGNED], _norm([values], signed=True)
+    pale = matplotlib.colormaps["Blues"](np.linspace(0, 0.8, 32))
+    return LinearSegmentedColormap.from_list("amounts", pale), _norm([values, np.zeros(1)], signed=False)
+
+
+def _token_values(strings: Sequence, values: Array) -> np.ndarray:
+    values = _array("values", values, 1)
+    _check_length("values", values, "strings", len(strings))
+    return values
+
+
+def token_spans(
+    strings: Sequence,
+    values: Array,
+    *,
+    signed: bool | None = None,
+    digits: int = 2,
+    show_values: bool = False,
+    limits: tuple | None = None,
+) -> str:
+    """The coloured text of `tokens` alone, as HTML: for pages with several texts on one scale, from `limits`."""
+    values = _token_values(strings, values)
+    cmap, norm = _shades(values if limits is None else np.append(values, limits), signed)
+    spans = []
+    for string, value in zip(strings, values):
+        rgb = cmap(norm(value))[:3]
+        look = f"background-color:{matplotlib.colors.to_hex(rgb)};color:{_ink(rgb)};display:inline-block;"
+        look += "padding:1px 3px;margin:1px;text-align:center;font-family:monospace"
+        number = f'<br><span class="mi-n">{_number(value, digits)}</span>' if show_values else ""
+        hover = f'title="{_number(value, 4)}"'
+        spans.append(f'<span class="mi-t" style="{look}" {hover}>{escape(_shown(string))}{number}</span>')
+    return "".join(spans)
+
+
+def tokens(
+    strings: Sequence,
+    values: Array,
+    *,
+    signed: bool | None = None,
+    digits: int = 2,
+    show_values: bool | None = None,
+    **words: str,
+) -> Figure:
+    """Text whose tokens are coloured by their values, as HTML; the values stand below the tokens of a short text."""
+    show_values = len(strings) <= 40 if show_values is None else show_values
+    spans = token_spans(strings, values, signed=signed, digits=digits, show_values=show_values)
+    figure = Figure(**words)
+    text = f'<div role="group" aria-label="{escape(figure.alt)}" style="max-width:60em">{spans}</div>'
+    return Figure(**words, body=f"<strong>{escape(figure.title)}</strong>{text}")
+
+
+def _token_picture(
+    strings: Sequence, values: np.ndarray, signed: bool | None, words: Mapping[str, str]
+) -> Figure:
+    """The same coloured text as a picture: lines of 84 monospaced characters, and the colour scale."""
+    cmap, norm = _shades(values, signed)
+    row = column = 0
+    boxes = []
+    for string in map(_shown, strings):
+        if column and column + len(string) > 84:
+            row, column = row + 1, 0
+        boxes.append((row, column, string))
+        column += len(string) + 1
+    with _style():
+        figure, ((axes,),) = _start(words, 7.5, 0.28 * (row + 1) + 0.7)
+        axes.set(xlim=(0, 85), ylim=(row + 0.6, -0.6))
+        axes.axis("off")
+        for (row, column, string), value in zip(boxes, values):
+            rgb = cmap(norm(value))[:3]
+            axes.barh(row, len(string) + 0.7, left=column, height=0.86, color=rgb)
+            look = {"family": "monospace", "va": "center", "color": _ink(rgb)}
+            axes.text(column + 0.35, row, string, fontsize=10, **look)
+        scale = matplotlib.cm.ScalarMappable(norm, cmap)
+        figure.picture.colorbar(
+            scale, ax=axes, location="bottom", shrink=0.35, aspect=30, anchor=(0, 1), pad=0.02
+        )
+    return figure
+
+
+def _view(component: str, data: dict[str, Any], said: Sequence, name: str | None, still: Figure) -> Figure:
+    """A CircuitsVis component above its still picture: text to fall back on, numbers as JSON, a small loader.
+
+    The id depends on words, never on numbers, so it is the same on every machine. nbval blanks the JSON and
+    compares the text. The loader prefers a library that is already on the page (`circuitsvis_script`).
+    """
+    key = (
+        name
+        or hashlib.sha256(json.dumps([component, still.title, list(map(str, said))]).encode()).hexdigest()
+    )
+    key = "mi-" + re.sub(r"\W+", "-", key if name else key[:10])
+    numbers = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    label = escape(f"{still.title}. {still.alt}")
+    card = "background-color:#ffffff;color:#222222;padding:8px;margin-bottom:6px;border-radius:6px;"
+    card += "max-width:640px;overflow-x:auto"
+    body = f"""<div role="img" aria-label="{label}" style="{card}">
+<div id="{key}"><em>The picture below shows everything. To hover and click, trust this notebook, or read it on the course's site.</em><br>
+{escape(" ".join(map(_shown, said)))}</div>
+<script type="application/json" class="mi-n">{numbers}</script>
+<script type="module">
+const box = document.querySelector("#{key}:not([data-seen])");
+box.dataset.seen = true;
+box.id += "-" + document.querySelectorAll("[data-seen]").length;
+try {{
+  const cv = globalThis.CircuitsVis ?? await import("{CIRCUITSVIS}");
+  cv.render(box.id, cv.{component}, JSON.parse(box.parentElement.querySelector("script").textContent));
+}} catch (error) {{ console.warn("CircuitsVis could not be loaded: " + error.message); }}
+</script></div>"""
+    return Figure(still.title, still.alt, still.caption, still.picture, body)
+
+
+def tokens_view(
+    strings: Sequence, values: Array, *, signed: bool | None = None, name: str | None = None, **words: str
+) -> Figure:
+    """Coloured tokens to hover (CircuitsVis) above the same text as a picture: red above zero, blue below."""
+    values = _token_values(strings, values)
+    cmap, norm = _shades(values, signed)
+    data = {
+        "tokens": [str(string) for string in strings],
+        "values": np.round(values, 4).tolist(),
+        "minValue": round(norm.vmin, 4),
+        "maxValue": round(norm.vmax, 4),
+        "positiveColor": matplotlib.colors.to_hex(cmap(0.9)),
+        "negativeColor": matplotlib.colors.to_hex(cmap(0.1)),
+    }
+    return _view("ColoredTokens", data, strings, name, _token_picture(strings, values, signed, words))
+
+
+def circuitsvis_script() -> str:
+    """The CircuitsVis library as one script element, for the head of a page that must work offline (1.3 MB)."""
+    import circuitsvis
+
+    library = (Path(circuitsvis.__file__).parent / "dist" / "cdn" / "iife.js").read_text(encoding="utf-8")
+    library = re.sub(r"</(script)", r"<\\/\1", library, flags=re.IGNORECASE)
+    library = re.sub(r"//# sourceMappingURL=\S+", "", library)
+    return f"<script>{library}\nglobalThis.CircuitsVis = CircuitsVis;</script>"

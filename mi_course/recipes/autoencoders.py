@@ -1,0 +1,177 @@
+"""The shipped autoencoders of notebook 05 as recipes: `python -m mi_course train sae-2048-l3`.
+
+All read the 512 ReLU neurons of a `mlp-1l` model. A name says size, penalty and the seed of the model:
+sae-512-l2-seed1 has 512 features, λ = 2, and reads mlp-1l-seed1.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mi_course import processes, sae
+from mi_course.activations import collect
+from mi_course.corpora import scripts
+from mi_course.corpora.corpus import generator
+from mi_course.files import data_dir, minutes_of, write_atomically
+from mi_course.models import TinyTransformer, load, next_token_loss
+
+HOOK = "blocks.0.mlp.hook_post"
+
+
+@dataclass(frozen=True)
+class SaeRecipe:
+    """How one shipped autoencoder is made."""
+
+    name: str
+    what: str  # one line
+    sae: sae.SaeConfig
+    inputs: int  # activation vectors it is trained on
+    model: str = "mlp-1l"
+    shuffled: bool = False  # of a model whose weights were shuffled: the control of TM-18
+    lr: float = 1e-3
+    shipped: bool = True
+    device: str = "cpu"  # it was trained on, one thread
+
+    @property
+    def training(self) -> sae.SaeTraining:
+        return sae.SaeTraining(self.inputs // 512, lr=self.lr, seed=self.sae.seed)
+
+    @property
+    def minutes(self) -> float:
+        """Of training, as the card says; NaN where it is not shipped."""
+        return minutes_of(self.name)
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the file, matrices in 16-bit floats."""
+        return round(self.sae.d_in * self.sae.d_sae * 2 * 2 / 1e6, 1)
+
+
+def l1_recipe(
+    size: int, penalty: int, seed: int = 0, shuffled: bool = False, shipped: bool = True
+) -> SaeRecipe:
+    """ReLU and L1 on one of the two models."""
+    end = (f"-seed{seed}" if seed else "") + ("-shuffled" if shuffled else "")
+    of = "the weight-shuffled mlp-1l" if shuffled else f"mlp-1l{f'-seed{seed}' if seed else ''}"
+    return SaeRecipe(
+        f"sae-{size}-l{penalty}{end}", f"{size} features, λ = {penalty}, of {of}",
+        sae.SaeConfig(512, size, "relu", l1=float(penalty), seed=1000 + seed),
+        inputs=1_000_000,
+        model="mlp-1l" + (f"-seed{seed}" if seed else ""), shuffled=shuffled, shipped=shipped,
+    )  # fmt: skip
+
+
+SAE_RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        *(l1_recipe(512, penalty, seed) for seed in (0, 1) for penalty in (2, 3, 5)),
+        *(l1_recipe(2048, penalty) for penalty in (2, 3)),
+        l1_recipe(2048, 3, seed=1),
+        *(l1_recipe(4096, penalty) for penalty in (2, 3)),
+        l1_recipe(512, 3, shuffled=True),
+        SaeRecipe("sae-1024-top16", "1024 features, the 16 largest, of mlp-1l",
+                  sae.SaeConfig(512, 1024, "topk", k=16, seed=1000), inputs=1_000_000, lr=3e-3),
+        l1_recipe(2048, 5, shipped=False), l1_recipe(2048, 2, seed=1, shipped=False),
+        l1_recipe(2048, 5, seed=1, shipped=False), l1_recipe(4096, 5, shipped=False),
+        *(l1_recipe(4096, penalty, seed=1, shipped=False) for penalty in (2, 3, 5)),
+        *(l1_recipe(8192, penalty, shipped=False) for penalty in (2, 3)),
+    )
+}  # fmt: skip
+
+
+def shuffled_weights(model: TinyTransformer, seed: int = 0) -> TinyTransformer:
+    """The same model with the entries of every weight array in another order: its sizes, without what it learned."""
+    twin = TinyTransformer(model.cfg)
+    with torch.no_grad():
+        for i, (name, value) in enumerate(model.state_dict().items()):
+            order = torch.randperm(value.numel(), generator=generator(seed, i))
+            twin.state_dict()[name].copy_(value.flatten()[order].view_as(value))
+    return twin.eval().requires_grad_(False)
+
+
+def read_model(recipe: SaeRecipe, folder: str | Path | None = None) -> TinyTransformer:
+    """The model whose neurons a recipe reads."""
+    model = load(recipe.model if folder is None else Path(folder) / recipe.model).requires_grad_(False)
+    return shuffled_weights(model) if recipe.shuffled else model
+
+
+def train(
+    name: str, out: str | Path | None = None, models: str | Path | None = None, progress: bool = True
+) -> Path:
+    """Train one recipe and write `out`/NAME with its card (default: `data/checkpoints`)."""
+    recipe = SAE_RECIPES[name]
+    out = Path(out) if out is not None else data_dir() / "checkpoints"
+    model, corpus = read_model(recipe, models), scripts.script_text()
+    n_ctx = model.cfg.n_ctx
+    rows = collect(model, HOOK, corpus.windows(n_ctx, recipe.inputs // n_ctx, seed=recipe.sae.seed)(0))
+    began = time.perf_counter()
+    encoder = sae.SparseAutoencoder(recipe.sae).start_from(rows[: 2**14].float())
+    training = recipe.training
+
+    def sample(step: int) -> Tensor:
+        return rows[
+            torch.randint(len(rows), (training.batch,), generator=generator(training.seed, step))
+        ].float()
+
+    partial = out / f"{name}.partial"
+    history = sae.train(encoder, sample, training, progress=progress, checkpoint=partial)
+    if processes.rank() > 0:
+        return out / f"{name}.safetensors"  # the first process measures and writes
+    minutes = round((time.perf_counter() - began) / 60, 1)
+    full = measure(encoder, model, corpus)
+    path = encoder.save(out / name, half=True, recipe=name, what=recipe.what, model=recipe.model,
+                        shuffled=recipe.shuffled, hook=HOOK, training=asdict(training), inputs=len(history.loss) * training.batch,
+                        minutes=minutes, device="cpu", threads=torch.get_num_threads(), corpus=repr(corpus),
+                        fingerprint=corpus.fingerprint, final=full,
+                        versions={"python": platform.python_version(), "torch": version("torch")})  # fmt: skip
+    half = measure(sae.SparseAutoencoder.load(path), model, corpus)
+    again = {key: round(half[key] - full[key], 6) for key in full}
+    card = path.with_suffix(".json")
+    text = json.loads(card.read_text(encoding="utf-8")) | {"change_by_16_bit_floats": again}
+    write_atomically({card: (json.dumps(text, indent=1, ensure_ascii=False) + "\n").encode()})
+    partial.unlink()
+    return path
+
+
+@torch.no_grad()
+def measure(
+    encoder: sae.SparseAutoencoder, model: TinyTransformer, corpus, windows: int = 400
+) -> dict[str, float]:
+    """FVU, L0, dead share and the three scores of loss recovered on held-out windows."""
+    tokens = corpus.held_out_windows(windows, model.cfg.n_ctx, seed=17)
+    x = collect(model, HOOK, tokens).float()
+    f = torch.cat([encoder.encode(part) for part in x.split(4096)])
+    result = {
+        "fvu": sae.fvu(x, encoder.decode(f)), "l0": sae.l0(f), "dead": sae.dead_share(f),
+        "above_1_percent": float((sae.density(f) > 0.01).float().mean()),
+    }  # fmt: skip
+    mean = collect(model, HOOK, corpus.windows(model.cfg.n_ctx, 200, seed=18)(0)).float().mean(0)
+    other = x[torch.randperm(len(x), generator=generator(19))].view(*tokens.shape, -1)
+    start = {"zero": lambda a, hook: a * 0, "mean": lambda a, hook: a * 0 + mean,
+             "resample": lambda a, hook: other[: len(a)], "spliced": sae.splice(encoder)}  # fmt: skip
+    losses = {"loss": loss_with(model, tokens, None)} | {
+        k: loss_with(model, tokens, h) for k, h in start.items()
+    }
+    result |= losses
+    for baseline in ("zero", "mean", "resample"):
+        result[f"recovered_{baseline}"] = sae.loss_recovered(
+            losses["loss"], losses["spliced"], losses[baseline]
+        )
+    return {key: round(value, 5) for key, value in result.items()}
+
+
+@torch.no_grad()
+def loss_with(model: TinyTransformer, tokens: Int[Tensor, "window pos"], hook) -> float:
+    """Next-token loss in nats with a hook in the place of the neurons."""
+    hooks = [] if hook is None else [(HOOK, hook)]
+    logits = model.run_with_hooks(tokens, fwd_hooks=hooks)
+    return float(next_token_loss(logits, tokens))

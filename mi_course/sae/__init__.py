@@ -1,0 +1,57 @@
+"""Sparse autoencoders: dictionaries, their losses and steps, training, measures, SAELens' format, pages of features."""
+
+from mi_course.sae.dictionary import (
+    KINDS,
+    UNIT_DECODER,
+    WHILE_TRAINING,
+    Jump,
+    SaeConfig,
+    SparseAutoencoder,
+    Step,
+    check_activations,
+    geometric_median,
+    keep_top,
+)
+from mi_course.sae.losses import auxiliary_loss, fast_loss, loss, projected
+from mi_course.sae.measures import dead_share, density, fvu, l0, loss_recovered, splice
+from mi_course.sae.pages import (
+    BARE,
+    FIND,
+    SEARCH,
+    SMALL,
+    FeaturePage,
+    ablation_part,
+    bare_page,
+    context_lines,
+    examples_part,
+    facts_of,
+    feature_page,
+    file_name,
+    gallery,
+    header,
+    histogram_part,
+    index_of,
+    logits_part,
+    nearest_features,
+    neighbours_part,
+    number,
+    proxy_of,
+    varying,
+)
+from mi_course.sae.responses import (
+    HOOK,
+    Recording,
+    ablation_effect,
+    best_match,
+    checked_feature,
+    correlations,
+    enrichment,
+    hook_of,
+    intervals,
+    logit_weights,
+    mean_and_spread,
+    proxy_correlation,
+    record,
+)
+from mi_course.sae.saelens import ARCHITECTURES, SAELENS, from_saelens, read_saelens, to_saelens
+from mi_course.sae.training import ALL_DEAD, SaeTraining, Upkeep, resample_, train

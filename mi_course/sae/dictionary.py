@@ -1,0 +1,245 @@
+"""Sparse autoencoders: a dictionary of directions in which a layer's activations become sparse.
+
+x ≈ x̂ = f W_dec + b_dec with features f ≥ 0, few of them active at a time. Vectors are rows, as in the rest of the
+course: feature i reads along column i of W_enc [d_in d_sae] and writes row i of W_dec [d_sae d_in]. x is always the
+layer's own activation; inside, it is multiplied by `scale` so that E‖x‖² = d_in, which makes penalties comparable.
+Derived in notebook 05, from Bricken et al. (2023) unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mi_course.corpora.corpus import generator
+from mi_course.errors import CourseError, nearest
+from mi_course.files import read_checked, save_checked, shipped_path
+
+KINDS = ("relu", "relu_norm", "topk", "batchtopk", "jumprelu", "gated")
+WHILE_TRAINING = ("silent", "step")  # buffers that are no part of the result
+UNIT_DECODER = ("relu", "topk", "batchtopk", "gated")  # rows of W_dec are kept at length 1
+
+
+@dataclass(frozen=True)
+class SaeConfig:
+    """The shape of an autoencoder and what keeps it sparse."""
+
+    d_in: int  # width of the layer it reads
+    d_sae: int  # number of features
+    kind: str = "relu"  # see KINDS
+    l1: float = (
+        0.0  # λ of the penalty on f (relu, relu_norm, gated), or on the number of active features (jumprelu)
+    )
+    k: int = 0  # active features (topk, and on average batchtopk)
+    aux: float = 1 / 32  # weight of the auxiliary loss of topk and batchtopk, which revives dead features
+    bandwidth: float = 0.1  # of jumprelu's straight-through kernel, in units of the scaled activations
+    tied: bool = False  # W_enc = W_decᵀ: the control of TM-02
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise CourseError(f"There is no autoencoder of kind {self.kind!r}.{nearest(self.kind, KINDS)}")
+        if self.d_in < 1 or self.d_sae < 1:
+            raise CourseError(
+                f"An autoencoder needs d_in ≥ 1 and d_sae ≥ 1, not {self.d_in} and {self.d_sae}."
+            )
+        if self.kind in ("topk", "batchtopk") and not 1 <= self.k <= self.d_sae:
+            raise CourseError(
+                f"{self.kind} needs 1 ≤ k ≤ d_sae = {self.d_sae} active features, not k = {self.k}."
+            )
+        if self.l1 < 0:
+            raise CourseError(f"The penalty λ cannot be negative: l1 = {self.l1}.")
+
+
+class SparseAutoencoder(nn.Module):
+    """f = activation((x·scale − b_dec) W_enc + b_enc), x̂ = (f W_dec + b_dec) / scale."""
+
+    def __init__(self, cfg: SaeConfig):
+        super().__init__()
+        self.cfg = cfg
+        rng = generator(cfg.seed)
+        directions = torch.randn(cfg.d_sae, cfg.d_in, generator=rng)
+        directions = directions / directions.norm(dim=1, keepdim=True)
+        self.W_dec = nn.Parameter(directions)
+        if not cfg.tied:
+            self._W_enc_rows = nn.Parameter(
+                0.25 * directions
+            )  # d_sae d_in: what a feature reads lies side by side
+        self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae))
+        self.b_dec = nn.Parameter(torch.zeros(cfg.d_in))
+        self.register_buffer("scale", torch.tensor(1.0))
+        if cfg.kind == "jumprelu":
+            self.log_threshold = nn.Parameter(torch.full((cfg.d_sae,), math.log(0.1)))
+        if cfg.kind == "gated":
+            self.r_mag = nn.Parameter(torch.zeros(cfg.d_sae))
+            self.b_mag = nn.Parameter(torch.zeros(cfg.d_sae))
+        if cfg.kind == "batchtopk":
+            self.register_buffer("threshold", torch.tensor(0.0))  # of one input alone, once trained
+        self.card: dict = {}
+
+    @property
+    def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
+        """How features read; the decoder's transpose where tied."""
+        return self.W_dec.T if self.cfg.tied else self._W_enc_rows.T
+
+    # -- the function ----------------------------------------------------------------------------
+
+    def pre(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        """Pre-activations. Subtracting b_dec first ties the input's bias to the output's."""
+        return (self.scaled(x) - self.b_dec) @ self.W_enc + self.b_enc
+
+    def scaled(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """The activations in the units of the inside, in which E‖x‖² = d_in."""
+        if x.shape[-1] != self.cfg.d_in:
+            raise CourseError(
+                f"This autoencoder reads {self.cfg.d_in} numbers a vector; x has shape {list(x.shape)}."
+            )
+        return x * self.scale
+
+    def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        """From pre-activations to features: ReLU, the k largest, a threshold, or a gate and a magnitude."""
+        kind = self.cfg.kind
+        if kind == "topk":
+            return keep_top(pre.relu(), self.cfg.k)
+        if kind == "batchtopk":
+            if self.training:
+                return keep_top(pre.relu().flatten(), self.cfg.k * (pre.numel() // self.cfg.d_sae)).view_as(
+                    pre
+                )
+            return torch.where(pre > self.threshold, pre.relu(), 0.0)
+        if kind == "jumprelu":
+            return Jump.apply(pre.relu(), self.log_threshold.exp(), self.cfg.bandwidth)
+        if kind == "gated":
+            magnitude = ((pre - self.b_enc) * self.r_mag.exp() + self.b_mag).relu()
+            return torch.where(pre > 0, magnitude, 0.0)
+        return pre.relu()
+
+    def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        """The features of activations x."""
+        return self.activate(self.pre(x))
+
+    def decode(self, f: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
+        """The activations that features f stand for."""
+        return (f @ self.W_dec + self.b_dec) / self.scale
+
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """x̂, the reconstruction."""
+        return self.decode(self.encode(x))
+
+    @torch.no_grad()
+    def follow_threshold_(self, f: Float[Tensor, "batch d_sae"], rate: float = 0.01) -> None:
+        """BatchTopK's threshold for inputs that come alone: a running mean of the smallest active value."""
+        smallest = torch.where(f > 0, f, torch.inf).min()
+        if bool(smallest.isfinite()):
+            self.threshold.lerp_(smallest, rate if self.threshold > 0 else 1.0)
+
+    # -- start and upkeep ------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def start_from(self, x: Float[Tensor, "sample d_in"]) -> SparseAutoencoder:
+        """Take the scale and the bias from a sample: E‖x·scale‖² = d_in, b_dec its geometric median."""
+        check_activations(x, self.cfg.d_in)
+        x = x.float()
+        if not bool(x.any()):
+            raise CourseError("All activations are zero: there is no scale to take from them.")
+        self.scale.copy_((self.cfg.d_in / x.square().sum(-1).mean()).sqrt())
+        self.b_dec.copy_(geometric_median(x * self.scale))
+        return self
+
+    @torch.no_grad()
+    def normalise_(self) -> None:
+        """Rows of W_dec back to length 1, where the kind asks for it."""
+        if self.cfg.kind in UNIT_DECODER:
+            self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-8))
+
+    # -- files -----------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, *, half: bool = False, **card) -> Path:
+        """Write `path`.safetensors and its card; `half` stores 16-bit floats."""
+        state = {name: value.detach().cpu() for name, value in self.state_dict().items()}
+        state = {name: value for name, value in state.items() if name not in WHILE_TRAINING}
+        if half:
+            state = {name: v.half() if v.ndim > 1 else v for name, v in state.items()}
+        return save_checked(path, state, sae=asdict(self.cfg), **card)
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> SparseAutoencoder:
+        """A shipped autoencoder by name, or any saved one by path."""
+        path = shipped_path(name_or_path, "sae")
+        tensors, card = read_checked(path)
+        if "sae" not in card:
+            raise CourseError(f"{path} is not an autoencoder: its card has no entry 'sae'.")
+        sae = cls(SaeConfig(**card["sae"]))
+        try:
+            sae.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        except RuntimeError as error:
+            raise CourseError(
+                f"Card and weights of {path} disagree: {str(error).splitlines()[-1].strip()}"
+            ) from error
+        sae.card = card
+        return sae.eval()
+
+
+def check_activations(x: Tensor, d_in: int) -> None:
+    """One sentence for activations of the wrong width, or with holes."""
+    if x.ndim != 2 or x.shape[1] != d_in or not len(x):
+        raise CourseError(
+            f"Activations are [sample, {d_in}], at least one sample; these are {list(x.shape)}."
+        )
+    if not bool(x.isfinite().all()):
+        raise CourseError("The activations hold NaN or infinity: look at the model that made them.")
+
+
+def keep_top(values: Float[Tensor, "*batch n"], k: int) -> Float[Tensor, "*batch n"]:
+    """The k largest along the last axis, 0 elsewhere; gradients flow through what is kept."""
+    top = values.topk(k, dim=-1, sorted=False)
+    return torch.zeros_like(values).scatter(-1, top.indices, top.values)
+
+
+class Jump(torch.autograd.Function):
+    """JumpReLU (Rajamanoharan et al. 2024b): z where z > θ, else 0; its step has a gradient by a kernel of width ε."""
+
+    @staticmethod
+    def forward(ctx, z, threshold, bandwidth):
+        ctx.save_for_backward(z, threshold)
+        ctx.bandwidth = bandwidth
+        return torch.where(z > threshold, z, 0.0)
+
+    @staticmethod
+    def backward(ctx, grad):
+        z, threshold = ctx.saved_tensors
+        near = ((z - threshold).abs() < ctx.bandwidth / 2) / ctx.bandwidth
+        return torch.where(z > threshold, grad, 0.0), -(threshold * near * grad).flatten(0, -2).sum(0), None
+
+
+class Step(torch.autograd.Function):
+    """1 where z > θ: the term of an L0 penalty, with the same kernel for θ and no gradient for z."""
+
+    @staticmethod
+    def forward(ctx, z, threshold, bandwidth):
+        ctx.save_for_backward(z, threshold)
+        ctx.bandwidth = bandwidth
+        return (z > threshold).to(z.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        z, threshold = ctx.saved_tensors
+        near = ((z - threshold).abs() < ctx.bandwidth / 2) / ctx.bandwidth
+        return None, -(near * grad).flatten(0, -2).sum(0), None
+
+
+def geometric_median(x: Float[Tensor, "sample d_in"], steps: int = 50) -> Float[Tensor, "d_in"]:
+    """The point with the least sum of distances to all samples (Weiszfeld's iteration), robust against outliers."""
+    centre = x.mean(0)
+    for _ in range(steps):
+        weight = 1 / (x - centre).norm(dim=1).clamp_min(1e-6)
+        new = (weight[:, None] * x).sum(0) / weight.sum()
+        if torch.allclose(new, centre, atol=1e-6):
+            break
+        centre = new
+    return centre

@@ -1,0 +1,63 @@
+"""How good an autoencoder is: variance unexplained, L0, density, dead features, loss recovered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_course.errors import CourseError
+from mi_course.sae.dictionary import SparseAutoencoder
+
+# -- measures: one definition each ---------------------------------------------------------------
+
+
+@torch.no_grad()
+def fvu(x: Float[Tensor, "sample d_in"], x_hat: Float[Tensor, "sample d_in"]) -> float:
+    """Fraction of variance unexplained, E‖x − x̂‖² / E‖x − E x‖²: 0 is perfect, 1 is no better than the mean."""
+    return float((x - x_hat).square().sum() / (x - x.mean(0)).square().sum())
+
+
+@torch.no_grad()
+def l0(f: Float[Tensor, "sample d_sae"]) -> float:
+    """The mean number of active features an input."""
+    return float((f > 0).float().sum(-1).mean())
+
+
+@torch.no_grad()
+def density(f: Float[Tensor, "sample d_sae"]) -> Float[Tensor, "d_sae"]:
+    """The share of inputs on which each feature is active; 0 is dead, below 1e-6 ultralow (on enough inputs)."""
+    return (f > 0).float().mean(0)
+
+
+@torch.no_grad()
+def dead_share(f: Float[Tensor, "sample d_sae"]) -> float:
+    """The share of features that were never active."""
+    return float((density(f) == 0).float().mean())
+
+
+def loss_recovered(loss: float, spliced: float, baseline: float) -> float:
+    """(L_baseline − L_spliced) / (L_baseline − L): 1 is nothing lost, 0 no better than the ablation named by the baseline.
+
+    Zero ablation is the paper's baseline and, as its authors say, an overestimate; always print mean and resample
+    ablation beside it.
+    """
+    if baseline == loss:
+        raise CourseError("The ablation changes nothing: there is no loss to recover.")
+    return (baseline - spliced) / (baseline - loss)
+
+
+def splice(sae: SparseAutoencoder, edit: Callable[[Tensor], Tensor] | None = None, keep_error: bool = False):
+    """A hook that puts x̂ in the place of x; `edit(f)` may change the features first.
+
+    With `keep_error` what the autoencoder misses, x − x̂, is added back, so that without an edit nothing changes.
+    """
+
+    def hook(x, hook=None):
+        f = sae.encode(x)
+        x_hat = sae.decode(f if edit is None else edit(f))
+        return x_hat + (x - sae.decode(f)) if keep_error else x_hat
+
+    return hook

@@ -1,0 +1,185 @@
+"""Training an autoencoder: the loop, its upkeep, resampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mi_course import processes
+from mi_course.corpora.corpus import generator
+from mi_course.errors import CourseError
+from mi_course.sae import step as sae_step
+from mi_course.sae.dictionary import UNIT_DECODER, SparseAutoencoder, check_activations
+from mi_course.sae.losses import fast_loss, loss, projected
+from mi_course.sae.measures import fvu, l0
+from mi_course.training import History, TrainConfig, fit
+
+ALL_DEAD = 20  # steps in which no feature is active: training stops
+
+
+# -- training ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SaeTraining:
+    """How to train an autoencoder."""
+
+    steps: int
+    batch: int = 512  # small: at equal samples the number of Adam steps decides
+    lr: float = 1e-3
+    warmup: int = 100  # steps
+    decay_share: float = 0.2  # of the steps, at the end
+    penalty_warmup: float = 0.2  # share of the steps over which the penalty rises to its value
+    dead_after: int = 100_000  # inputs without activity until a feature counts as dead
+    resample_at: tuple[float, ...] = ()  # shares of the run at which dead features are reset
+    seed: int = 0
+
+
+class Upkeep:
+    """What happens around each step: counts who is alive, keeps the decoder at unit length, resamples the dead.
+
+    The count and the step are buffers of the autoencoder while it is trained, so that a checkpoint holds them.
+    """
+
+    def __init__(self, sae: SparseAutoencoder, config: SaeTraining, pool=None, fast: bool = True):
+        self.config, self.pool, self.sae, self.hooks = config, pool, sae, []
+        sae.register_buffer(
+            "silent", torch.zeros_like(sae.b_enc, dtype=torch.long)
+        )  # inputs since last active
+        sae.register_buffer("step", torch.tensor(0))
+        self.resample_at = (
+            {round(at * config.steps) for at in config.resample_at} if pool is not None else set()
+        )
+        fast = fast and sae.cfg.kind in sae_step.KINDS and sae.W_dec.device.type == "cpu"
+        self.work = sae_step.Work.for_size(sae.W_dec.numel()) if fast else None
+        if sae.cfg.kind in UNIT_DECODER:
+            self.hooks.append(sae.W_dec.register_hook(lambda grad: projected(grad, sae.W_dec.detach())))
+        self.hooks += [
+            p.register_post_accumulate_grad_hook(processes.average_gradient_) for p in sae.parameters()
+        ]
+
+    @property
+    def dead(self) -> Bool[Tensor, "d_sae"]:
+        return self.sae.silent >= self.config.dead_after
+
+    @property
+    def share(self) -> float:
+        """Of the penalty, at this step."""
+        rise = self.config.penalty_warmup * self.config.steps
+        return min(1.0, (int(self.sae.step) + 1) / rise) if rise else 1.0
+
+    def end(self) -> None:
+        """Leave the autoencoder as it is without training."""
+        for hook in self.hooks:
+            hook.remove()
+        del self.sae.silent, self.sae.step
+
+    def loss(self, sae: SparseAutoencoder, x: Tensor) -> Tensor:
+        """The loss at this step; also counts for how long each feature has been silent."""
+        everything, x = len(x), processes.share_of(x)
+        if self.work is not None:
+            total, active = fast_loss(sae, x, self.share, self.dead, self.work)
+        else:
+            total, f = loss(sae, x, self.share, self.dead)
+            active = (f.detach() > 0).any(0)
+            if sae.cfg.kind == "batchtopk":
+                sae.follow_threshold_(f.detach())
+        if not bool(total.isfinite()):
+            check_activations(x, sae.cfg.d_in)  # is it the input's fault?
+        self.part = x[:512]
+        sae.silent = torch.where(processes.anywhere(active), 0, sae.silent + everything)
+        return processes.mean_value(total)
+
+    def after(self, sae: SparseAutoencoder, step: int, optimizers: list) -> dict:
+        """Unit length, resampling at its steps, and what the bar and the history are to say."""
+        sae.normalise_()
+        sae.step.fill_(step + 1)
+        if step + 1 in self.resample_at:
+            dead = self.dead
+            resample_(sae, dead, self.pool(), optimizers, seed=self.config.seed + step + 1)
+            sae.silent[dead] = 0
+            return {"resampled": int(dead.sum())}
+        if int(sae.silent.min()) >= ALL_DEAD * self.config.batch and step + 1 > max(
+            self.resample_at, default=0
+        ):
+            raise CourseError(
+                f"Every feature has died: none was active in {ALL_DEAD} steps up to step {step + 1}. "
+                f"Try a tenth of the penalty, l1 = {sae.cfg.l1:g}."
+            )
+        return self.measures(sae) if step % 20 == 0 else {}
+
+    @torch.no_grad()
+    def measures(self, sae: SparseAutoencoder) -> dict:
+        """L0 and FVU on a part of the batch, and the share of features that count as dead."""
+        f = sae.encode(self.part)
+        return {"L0": l0(f), "FVU": fvu(self.part, sae.decode(f)), "dead": float(self.dead.float().mean())}
+
+
+def train(
+    sae: SparseAutoencoder,
+    sample: Callable[[int], Tensor],
+    config: SaeTraining,
+    *,
+    pool: Callable[[], Tensor] | None = None,
+    fast: bool = True,
+    **options,
+) -> History:
+    """Train in place on `sample(step)` [batch d_in] through `training.fit`; `pool()` gives inputs to resample from.
+
+    `fast` takes the step of `sae_step` where the kind has one, and bfloat16 products where they are faster.
+    The history notes L0, FVU and dead share every 20 steps, and how many features were resampled.
+    """
+    upkeep = Upkeep(sae, config, pool, fast)
+    schedule = TrainConfig(
+        config.steps,
+        config.lr,
+        betas=(0.9, 0.999),
+        warmup=config.warmup,
+        decay_share=config.decay_share,
+        seed=config.seed,
+    )
+    try:
+        sae.train()
+        return fit(
+            sae, sample, schedule, loss=upkeep.loss, after_step=upkeep.after, **{"progress": False} | options
+        )
+    finally:
+        upkeep.end()
+        sae.eval()
+
+
+@torch.no_grad()
+def resample_(
+    sae: SparseAutoencoder,
+    dead: Bool[Tensor, "d_sae"],
+    x: Float[Tensor, "sample d_in"],
+    optimizers: Collection[torch.optim.Optimizer] = (),
+    seed: int = 0,
+) -> Int[Tensor, "dead"]:
+    """Give each dead feature an input the dictionary explains badly, drawn in proportion to its squared loss.
+
+    Decoder row: the input less b_dec, at length 1. Encoder column: the same direction at 0.2 of the mean length of
+    the living ones. Bias 0, and Adam forgets these entries. Returns which inputs were taken.
+    """
+    n = int(dead.sum())
+    if not n:
+        return torch.empty(0, dtype=torch.long)
+    squared = (sae.scale * (x - sae(x))).square().sum(-1).square()  # loss²
+    picked = torch.multinomial(squared.cpu(), n, replacement=n > len(x), generator=generator(seed))
+    direction = x[picked] * sae.scale - sae.b_dec
+    direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(1e-8)
+    alive = sae.W_enc[:, ~dead].norm(dim=0).mean() if bool((~dead).any()) else torch.tensor(1.0)
+    sae.W_dec[dead] = direction
+    if not sae.cfg.tied:
+        sae._W_enc_rows[dead] = 0.2 * alive * direction
+    sae.b_enc[dead] = 0.0
+    for optimizer in optimizers:
+        for p in (p for p in sae.parameters() if p is not sae.b_dec):
+            for slot in optimizer.state.get(p, {}).values():
+                if isinstance(slot, Tensor) and slot.shape == p.shape:
+                    slot[dead] = 0.0
+    return picked
