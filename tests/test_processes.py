@@ -13,6 +13,7 @@ import torch
 from mi_course import processes, sae
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
+from mi_course.training import Checkpoint
 
 
 def train(kind: str, die_at: int = -1, checkpoint: Path | None = None, **settings) -> sae.SparseAutoencoder:
@@ -27,7 +28,7 @@ def train(kind: str, die_at: int = -1, checkpoint: Path | None = None, **setting
     one.start_from(sample(-1 % 1000))
     how = sae.SaeTraining(steps, batch=64, warmup=5, dead_after=128, resample_at=(0.5,))
     one.history = sae.train(
-        one, sample, how, pool=lambda: sample(999), checkpoint=checkpoint, checkpoint_every=20
+        one, sample, how, pool=lambda: sample(999), checkpoint=checkpoint and Checkpoint(checkpoint, every=20)
     )
     return one
 

@@ -12,7 +12,7 @@ from mi_course.corpora import scripts
 from mi_course.files import save_checked
 from mi_course.models import TinyConfig, TinyTransformer
 from mi_course.recipes.recipe import Recipe
-from mi_course.training import History, TrainConfig, fit
+from mi_course.training import History, Snapshots, TrainConfig, fit
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class TransformerRecipe(Recipe):
         model, corpus = TinyTransformer(self.config), self.corpus()
         watch, partial = Watch(corpus, self.config), out / f"{self.stem}.partial"
         snapshots: dict[int, dict] = {}
+        keep = lambda m, step: snapshots.update({step: {k: v.clone() for k, v in m.state_dict().items()}})
         every = range(0, self.training.steps + 1, max(1, self.training.steps // 100))
         history = fit(
             model, self.sampler(corpus), self.training,
             evaluate=watch, evaluate_at=every, stop_at=self.until,
-            snapshots_at=self.snapshots if self.seed == 0 else (),
-            on_snapshot=lambda m, step: snapshots.update({step: {k: v.clone() for k, v in m.state_dict().items()}}),
+            callbacks=[Snapshots(keep, self.snapshots if self.seed == 0 else ())],
             checkpoint=partial, progress=progress,
         )  # fmt: skip
         path = model.save(out / self.stem, **self.card(corpus, history, watch))
