@@ -97,7 +97,7 @@ def test_train_lists_recipes_and_names_the_nearest(capsys):
 
 def test_seeds_take_several_numbers(monkeypatch):
     asked = []
-    monkeypatch.setattr(seeds, "main", lambda names, numbers: asked.append((names, numbers)))
+    monkeypatch.setattr(seeds, "main", lambda names, numbers: asked.append((names, numbers)) or 0)
     for typed in ("03 --seeds 7 8", "03 --seeds 7 --seeds 8", "--seeds 7 8 --quiet 03"):
         assert cli.main(["seeds", *typed.split()]) == 0
     assert cli.main(["seeds", "03", "04"]) == 0

@@ -47,7 +47,7 @@ def test_every_command_prints_on_every_console(asked, encoding, clone, monkeypat
     clone("90_bad", "# Ünï ✔", "raise ValueError('✘ λ → 中')")
     monkeypatch.chdir(clone.root)
     (clone.root / "in✔").write_text("in the way")
-    monkeypatch.setattr(doctor, "main", lambda: print("✔ sound → λ"))
+    monkeypatch.setattr(doctor, "main", lambda: print("✔ sound → λ") or 0)
     code, plain, own = ASKED[asked]
     pipe = io.BytesIO()
     for name in ("stdout", "stderr"):
