@@ -6,6 +6,7 @@ from mi_course.claims.ledger import (
     NEEDS_WHY,
     OPERATORS,
     RECORDED,
+    ROLES,
     SHOWN,
     Claim,
     Correction,
@@ -21,4 +22,14 @@ from mi_course.claims.ledger import (
     shown_value,
 )
 from mi_course.claims.scoreboard import Row, Scoreboard
-from mi_course.claims.settling import LEFT, PAYLOAD, Settled, Verdicts, forget, settle, verdicts
+from mi_course.claims.settling import (
+    LEFT,
+    PAYLOAD,
+    Computed,
+    Settled,
+    Verdicts,
+    computed,
+    forget,
+    settle,
+    verdicts,
+)
