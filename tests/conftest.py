@@ -57,9 +57,9 @@ def clone(tmp_path, monkeypatch):
     """A course of one's own: write notebooks with `clone(name, *cells)`."""
     (tmp_path / "notebooks").mkdir()
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    from mi_course import course
+    from mi_course.course import places
 
-    monkeypatch.setattr(course, "root", lambda: tmp_path)
+    monkeypatch.setattr(places, "root", lambda: tmp_path)
 
     def add(name: str, *sources: str) -> Path:
         path = tmp_path / "notebooks" / f"{name}.ipynb"

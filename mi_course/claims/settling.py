@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from mi_course.claims.ledger import MARKS, Claim, Measure, Number, SettleError, _shown, claim_of, ledger
+from mi_course.claims.ledger import MARKS, Claim, Measure, Number, SettleError, claim_of, ledger, shown_value
 from mi_course.errors import nearest
 
 LEFT = " style='text-align:left'"  # JupyterLab sets every cell to the right
@@ -55,7 +55,7 @@ class Settled:
         mark = {True: "✔", False: "✘", None: "–"}[measure.met(value)]
         return (
             f"<tr><th scope='row'{LEFT}>{measure.name}</th><td{LEFT}>{_prose(measure.what)}</td>"
-            f'<td><span class="mi-n">{_shown(value)}</span></td>'
+            f'<td><span class="mi-n">{shown_value(value)}</span></td>'
             f"<td>{html.escape(measure.shown_bound())}</td><td>{mark}</td></tr>"
         )
 

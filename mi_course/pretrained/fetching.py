@@ -20,7 +20,18 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mi_course.errors import CourseError
-from mi_course.pretrained.registry import CARD, CARRIED, FORMAT, Carried, Part, cache, card, carried, here, place
+from mi_course.pretrained.registry import (
+    CARD,
+    CARRIED,
+    FORMAT,
+    Carried,
+    Part,
+    cache,
+    card,
+    carried,
+    here,
+    place,
+)
 
 UNFINISHED = ".unfinished-"  # what folders being made begin with
 BLOCK = 1 << 20
