@@ -20,7 +20,9 @@ extensions = [
 ]  # fmt: skip
 exclude_patterns = ["_made", "**/.*"]
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!mi_course\.).*")]  # names of Python, torch and jaxtyping: their pages are elsewhere
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!mi_course\.).*")
+]  # names of Python, torch and jaxtyping: their pages are elsewhere
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "misc.copy_overwrite"]
 
 # Notebooks are shown as they are stored, or as they were executed last; nothing runs here.
@@ -32,7 +34,9 @@ myst_heading_anchors = 4  # as on GitHub
 myst_links_external_new_tab = False
 
 # The maths: one file of MathJax 3.2.2, from the package sphinx-mathjax-offline, beside the pages.
-mathjax = distribution("sphinx-mathjax-offline").locate_file("sphinx-mathjax-offline/static/mathjax/tex-svg-full.js")
+mathjax = distribution("sphinx-mathjax-offline").locate_file(
+    "sphinx-mathjax-offline/static/mathjax/tex-svg-full.js"
+)
 mathjax_path = "tex-svg-full.js"
 mathjax3_config = {"options": {"enableMenu": False}, "svg": {"fontCache": "global"}}
 

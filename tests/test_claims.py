@@ -1,6 +1,7 @@
 """The ledger is whole, its verdicts follow from its bounds, and stored notebooks say what it records."""
 
 import dataclasses
+import importlib
 import json
 import re
 import subprocess
@@ -82,7 +83,13 @@ measure = [
 @pytest.fixture(autouse=True)
 def fresh_process(monkeypatch):
     """Each test settles claims as a fresh kernel would."""
-    monkeypatch.setattr(claims, "_settled", {})
+    monkeypatch.setattr("mi_course.claims.settling._settled", {})
+
+
+def rows_instead(monkeypatch, rows: dict) -> None:
+    """Let the claims be `rows` in every module that asks the ledger."""
+    for name in ("ledger", "settling", "scoreboard"):  # by name: `claims.ledger` is the function
+        monkeypatch.setattr(importlib.import_module(f"mi_course.claims.{name}"), "ledger", lambda: rows)
 
 
 @pytest.fixture
@@ -258,7 +265,7 @@ def test_numbers_of_every_kind_settle(number):
 def test_a_claim_that_cannot_be_settled_says_why(id, measures, sentence):
     with pytest.raises(claims.SettleError, match=sentence):
         settle(id, **measures)
-    assert not claims._settled
+    assert repr(verdicts("03").settled).count("Settled(") == 0
 
 
 def test_a_fact_is_true_or_false():
@@ -320,14 +327,14 @@ def test_the_view_shows_bound_paper_scale_and_control():
 
 def test_the_view_escapes_what_the_ledger_says(page, monkeypatch):
     toy = ledger(page())
-    monkeypatch.setattr(claims, "ledger", lambda: toy)
+    rows_instead(monkeypatch, toy)
     view = settle("XX-01", gap=0.01, control=0.5)._repr_html_()
     assert "Attention &lt;reads&gt;." in view and "?a=1&amp;b=2" in view
 
 
 def test_a_verdict_other_than_the_recorded_one_shows(monkeypatch):
     claim = dataclasses.replace(ledger()["MF-16"], verdict={"03": "reproduced"})
-    monkeypatch.setattr(claims, "ledger", lambda: {"MF-16": claim})
+    rows_instead(monkeypatch, {"MF-16": claim})
     settled = settle("MF-16", **ALL_MISSED)
     assert repr(settled) == "MF-16 · not reproduced ✘ (but the ledger records: reproduced)"
     assert repr(dataclasses.replace(settled, values=ALL_MET)) == "MF-16 · reproduced ✔"
@@ -355,7 +362,7 @@ def recorded(monkeypatch):
 
     def write(word: str, **changes) -> None:
         claim = dataclasses.replace(ledger.__wrapped__()["MF-16"], verdict={"03": word}, **changes)
-        monkeypatch.setattr(claims, "ledger", lambda: {"MF-16": claim})
+        rows_instead(monkeypatch, {"MF-16": claim})
 
     return write
 
@@ -411,7 +418,7 @@ def test_scoreboard_refuses_what_it_cannot_trust(notebook, tmp_path):
 def test_data_travels_inside_the_package_or_beside_it(tmp_path, monkeypatch):
     package = tmp_path / "mi_course"
     package.mkdir()
-    monkeypatch.setattr(claims, "__file__", str(package / "claims.py"))
+    monkeypatch.setattr(files, "__file__", str(package / "files.py"))
     with pytest.raises(CourseError, match="data folder is neither in"):
         files.data_dir()
     for folder in (tmp_path / "data", package / "data"):  # a clone, then a wheel

@@ -5,7 +5,6 @@ import json
 import nbformat
 import pytest
 
-from mi_course import course
 from mi_course.course import notebooks, places, runner
 from mi_course.errors import CourseError
 from tests.conftest import notebook
@@ -30,7 +29,9 @@ def test_an_unknown_notebook_is_answered_with_the_nearest(clone, asked, hint):
 
 def test_outside_a_clone_a_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(course, "__file__", str(tmp_path / "site-packages" / "mi_course" / "course.py"))
+    monkeypatch.setattr(
+        places, "__file__", str(tmp_path / "site-packages" / "mi_course" / "course" / "places.py")
+    )
     with pytest.raises(CourseError, match="inside a clone"):
         places.root()
 
@@ -124,7 +125,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(course.os, "replace", full)
+    monkeypatch.setattr(places.os, "replace", full)
     with pytest.raises(OSError):
         places.write(path, "new")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]

@@ -25,7 +25,7 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
 from mi_course import claims, files
-from mi_course.claims.ledger import _shown
+from mi_course.claims.ledger import shown_value
 from mi_course.course import places, site
 
 ID = re.compile(r"\b(?:[A-Z]{1,4}-\d\d)\b")
@@ -131,7 +131,7 @@ def environment(docs: Path) -> jinja2.Environment:
     """The templates of docs/_pages."""
     loader = jinja2.FileSystemLoader(docs / "_pages")
     env = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    env.globals |= {"mark": lambda verdict: claims.MARKS.get(verdict, "·"), "number": _shown, "source": source}
+    env.globals |= {"mark": lambda verdict: claims.MARKS.get(verdict, "·"), "number": shown_value, "source": source}
     env.filters["notebook"] = "notebooks/{}".format
     env.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")
     return env

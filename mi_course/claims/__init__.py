@@ -13,9 +13,23 @@ from mi_course.claims.ledger import (
     Number,
     Paper,
     SettleError,
+    built,
     claim_of,
     corrections,
     ledger,
+    read_toml,
+    shown_value,
 )
 from mi_course.claims.scoreboard import Row, Scoreboard
-from mi_course.claims.settling import LEFT, PAYLOAD, Settled, Verdicts, forget, settle, verdicts
+from mi_course.claims.settling import (
+    LEFT,
+    NOT_RUN,
+    PAYLOAD,
+    NotRun,
+    Settled,
+    Verdicts,
+    forget,
+    not_run,
+    settle,
+    verdicts,
+)

@@ -85,7 +85,7 @@ class Measure:
         if self.op == "between":
             text = f"{self.bound[0]:g} … {self.bound[1]:g}"
         else:
-            text = SHOWN[self.op] + _shown(self.bound)
+            text = SHOWN[self.op] + shown_value(self.bound)
         return f"{text} {self.unit}".strip()
 
 
@@ -138,8 +138,8 @@ def ledger(folder: Path | None = None) -> dict[str, Claim]:
     for page in sorted((folder or data_dir() / "claims").glob("*.toml")):
         if page.name == CORRECTIONS:
             continue
-        content = _read_toml(page)
-        paper = _built(Paper, content.get("paper", {}), page.name)
+        content = read_toml(page)
+        paper = built(Paper, content.get("paper", {}), page.name)
         if paper.key != page.stem:
             raise CourseError(f"{page.name}: its paper has the key {paper.key!r}; both must be the same.")
         for row in content.get("claim", []):
@@ -155,9 +155,9 @@ def corrections(folder: Path | None = None) -> dict[str, Correction]:
     """Every correction by id, read from `data/claims/corrections.toml` and checked."""
     page = (folder or data_dir() / "claims") / CORRECTIONS
     found: dict[str, Correction] = {}
-    for row in _read_toml(page).get("correction", []):
+    for row in read_toml(page).get("correction", []):
         place = f"{page.name}: {row.get('id', 'a correction without id')}"
-        entry = _built(Correction, row, place)
+        entry = built(Correction, row, place)
         if entry.verdict not in ("wrong", "loose", "caveat"):
             raise CourseError(f"{place}: its verdict is wrong, loose or caveat, not {entry.verdict!r}.")
         if unknown := [claim for claim in entry.claims if claim not in ledger(folder)]:
@@ -174,14 +174,15 @@ def claim_of(id: str) -> Claim:
     return ledger()[id]
 
 
-def _read_toml(page: Path) -> dict:
+def read_toml(page: Path) -> dict:
+    """A TOML page, or a sentence that says where it breaks."""
     try:
         return tomllib.loads(page.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise CourseError(f"{page.name} is not valid TOML: {error}.") from None
 
 
-def _built(kind: type, row: dict, place: str):
+def built(kind: type, row: dict, place: str):
     """`kind(**row)`, where missing, unknown and ill-typed keys are named first."""
     known = {item.name: item for item in fields(kind)}
     row = {name: _tupled(value) for name, value in row.items()}
@@ -203,7 +204,7 @@ def _claim(row: dict, paper: Paper, place: str) -> Claim:
         _measure({**only, **entry}, notebooks, f"{place}, measure {entry.get('name', '?')}")
         for entry in row.pop("measure", [])
     )
-    claim = _built(Claim, {**row, "paper": paper, "notebooks": notebooks, "measures": measures}, place)
+    claim = built(Claim, {**row, "paper": paper, "notebooks": notebooks, "measures": measures}, place)
     _check_verdicts(claim, place)
     for notebook in notebooks:
         names = [measure.name for measure in measures if measure.notebook == notebook]
@@ -215,7 +216,7 @@ def _claim(row: dict, paper: Paper, place: str) -> Claim:
 
 
 def _measure(row: dict, notebooks: tuple[str, ...], place: str) -> Measure:
-    measure = _built(Measure, row, place)
+    measure = built(Measure, row, place)
     if measure.op not in OPERATORS:
         raise CourseError(f"{place}: unknown operator {measure.op!r}.{nearest(measure.op, OPERATORS)}")
     if not measure.name.isidentifier() or measure.name in ("id", "notebook"):
@@ -255,5 +256,6 @@ def _tupled(value):
     return tuple(value) if isinstance(value, list) else value
 
 
-def _shown(value: Number) -> str:
+def shown_value(value: Number) -> str:
+    """A number in four digits, a fact as yes or no."""
     return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.4g}"

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mi_course.claims.ledger import MARKS, Claim, Number, _shown, ledger
-from mi_course.claims.settling import PAYLOAD
+from mi_course.claims.ledger import MARKS, Claim, Number, ledger, shown_value
+from mi_course.claims.settling import NOT_RUN, PAYLOAD
 from mi_course.errors import CourseError
 
 
@@ -30,6 +30,8 @@ class Row:
         name = f"{self.claim.id} in notebook {self.notebook}"
         if self.verdict is None:
             return None if self.recorded == "not testable here" else f"{name} is not settled."
+        if self.verdict == NOT_RUN:
+            return None
         if set(self.measures) != set(self.claim.measures_of(self.notebook)):
             return f"{name} was settled with other measures than the ledger now asks for: run it again."
         if self.claim.judge(self.notebook, self.measures) != self.verdict:
@@ -83,7 +85,7 @@ class Scoreboard:
 
 
 def _line(row: Row) -> str:
-    numbers = "  ".join(f"{name} {_shown(value)}" for name, value in row.measures.items())
+    numbers = "  ".join(f"{name} {shown_value(value)}" for name, value in row.measures.items())
     star, verdict = "★" if row.claim.core else " ", row.verdict or "open"
     return f"{row.notebook}  {row.claim.id:7}{star} {MARKS.get(verdict, '·')} {verdict:15}{numbers}"
 

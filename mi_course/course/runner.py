@@ -15,8 +15,9 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+from mi_course.course import places
 from mi_course.course.notebooks import MEASURED, silent_sections, tidy, unrun_cells
-from mi_course.course.places import find, root, write
+from mi_course.course.places import write
 from mi_course.offline import steady_environment
 
 
@@ -122,7 +123,7 @@ def peak_memory_mb(pid: int) -> int:
 
 def execute(paths: list[Path], jobs: int | None = None, timeout: int = 900) -> list[Runner]:
     """Run notebooks side by side, each in its own kernel. One that fails does not stop the others."""
-    build = root() / "build"
+    build = places.root() / "build"
     env = steady_environment(build / "ipython")
     runners = [Runner(path, timeout, env) for path in paths]
     jobs = jobs or min(4, os.cpu_count() or 1)
@@ -199,7 +200,7 @@ def run(
     """Execute notebooks, then show the claims and build the site. Returns the exit code."""
     from mi_course.course import site
 
-    runners = execute(find(names), jobs, timeout)
+    runners = execute(places.find(names), jobs, timeout)
     _record([runner.result for runner in runners])
     refused = [sentence for runner in runners if keep and (sentence := store(runner, measure))]
     print()
@@ -213,7 +214,7 @@ def run(
 
 def _record(results: list[Result]) -> None:
     """Keep what was measured in build/run.json, beside what earlier runs of other notebooks measured."""
-    path = root() / "build" / "run.json"
+    path = places.root() / "build" / "run.json"
     earlier = json.loads(path.read_text())["notebooks"] if path.exists() else {}
     ran = {result.notebook: asdict(result) for result in results}
     machine = {"cpu": cpu_model(), "cores": os.cpu_count(), "python": platform.python_version()}

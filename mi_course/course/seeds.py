@@ -55,7 +55,7 @@ def measure(path: Path, seeds: Sequence[int]) -> dict[int, list[Row]]:
             raise CourseError(f"Seed {seed}: {ran.result.failed}")
         done = build / f"seed{seed}" / path.name
         nbformat.write(ran.nb, done)
-        rows[seed] = [row for row in Scoreboard.from_notebooks([done]).rows if row.verdict]
+        rows[seed] = [row for row in Scoreboard.from_notebooks([done]).rows if row.measures]
     return rows
 
 

@@ -24,7 +24,9 @@ def build(out: str | Path | None = None) -> str:
     """Write build/scoreboard.json and the site (to build/site, or `out`); return the scoreboard and where the site is, as text."""
     paths = [newest(path) for path in places.find()]
     if not paths:
-        raise CourseError(f"There is nothing to show: {places.root() / 'notebooks'} has no notebook NN_name.ipynb.")
+        raise CourseError(
+            f"There is nothing to show: {places.root() / 'notebooks'} has no notebook NN_name.ipynb."
+        )
     board = claims.Scoreboard.from_notebooks(paths)
     places.write(places.root() / "build" / "scoreboard.json", board.to_json())
     if importlib.util.find_spec("sphinx") is None:
@@ -81,6 +83,8 @@ def measured_of(nb: nbformat.NotebookNode) -> str:
     """What the notebook says about its own seconds and memory."""
     said = notebooks.MEASURED.search("\n".join(cell.source for cell in nb.cells[:5]))
     return said[1] if said else ""
+
+
 GALLERY = ("sae-512-l3", "sae-2048-l3")  # the autoencoders whose features have pages
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from mi_course.sae import step as sae_step
 from mi_course.sae.dictionary import UNIT_DECODER, SparseAutoencoder, check_activations
 from mi_course.sae.losses import fast_loss, loss, projected
 from mi_course.sae.measures import fvu, l0
-from mi_course.training import History, TrainConfig, fit
+from mi_course.training import Callback, History, Run, TrainConfig, fit
 
 ALL_DEAD = 20  # steps in which no feature is active: training stops
 
@@ -39,7 +39,7 @@ class SaeTraining:
     seed: int = 0
 
 
-class Upkeep:
+class Upkeep(Callback):
     """What happens around each step: counts who is alive, keeps the decoder at unit length, resamples the dead.
 
     The count and the step are buffers of the autoencoder while it is trained, so that a checkpoint holds them.
@@ -94,13 +94,14 @@ class Upkeep:
         sae.silent = torch.where(processes.anywhere(active), 0, sae.silent + everything)
         return processes.mean_value(total)
 
-    def after(self, sae: SparseAutoencoder, step: int, optimizers: list) -> dict:
+    def after(self, run: Run, step: int) -> dict:
         """Unit length, resampling at its steps, and what the bar and the history are to say."""
+        sae = self.sae
         sae.normalise_()
         sae.step.fill_(step + 1)
         if step + 1 in self.resample_at:
             dead = self.dead
-            resample_(sae, dead, self.pool(), optimizers, seed=self.config.seed + step + 1)
+            resample_(sae, dead, self.pool(), run.optimizers, seed=self.config.seed + step + 1)
             sae.silent[dead] = 0
             return {"resampled": int(dead.sum())}
         if int(sae.silent.min()) >= ALL_DEAD * self.config.batch and step + 1 > max(
@@ -126,6 +127,7 @@ def train(
     *,
     pool: Callable[[], Tensor] | None = None,
     fast: bool = True,
+    callbacks: Sequence[Callback] = (),
     **options,
 ) -> History:
     """Train in place on `sample(step)` [batch d_in] through `training.fit`; `pool()` gives inputs to resample from.
@@ -145,7 +147,12 @@ def train(
     try:
         sae.train()
         return fit(
-            sae, sample, schedule, loss=upkeep.loss, after_step=upkeep.after, **{"progress": False} | options
+            sae,
+            sample,
+            schedule,
+            loss=upkeep.loss,
+            callbacks=[upkeep, *callbacks],
+            **{"progress": False} | options,
         )
     finally:
         upkeep.end()

@@ -1,15 +1,11 @@
-"""Models of others: TransformerLens' own bridge around our model, and real pretrained ones from Hugging Face folders."""
+"""The course's own model as TransformerLens' native bridge, for tools that want one."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import torch
 
 from mi_course.errors import CourseError
 from mi_course.models import TinyTransformer
-
-# -- TransformerLens' own model --------------------------------------------------------------------
 
 
 def to_bridge(model: TinyTransformer):
@@ -58,29 +54,3 @@ def to_bridge(model: TinyTransformer):
     if unexpected:
         raise CourseError(f"The bridge has no place for {', '.join(unexpected)}.")
     return bridge.eval()
-
-
-def load(name_or_folder: str | Path):
-    """A pretrained model as a `TransformerBridge`: a Hugging Face folder (offline) or a hub name (online).
-
-    The folder is in Hugging Face format (`config.json`, weights, tokenizer files). Weights are as trained:
-    LayerNorm is not folded and nothing is centred until `enable_compatibility_mode()` is called.
-    """
-    import transformers
-    from transformer_lens import TransformerBridge
-
-    folder = Path(name_or_folder)
-    transformers.utils.logging.disable_progress_bar()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise CourseError(f"{folder} is not a Hugging Face folder: it has no config.json.")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        source = transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-        return TransformerBridge.boot_transformers(str(folder), hf_model=source, tokenizer=tokenizer)
-    try:
-        return TransformerBridge.boot_transformers(str(name_or_folder))
-    except Exception as error:  # whatever the hub's client raises, a learner needs one sentence
-        raise CourseError(
-            f"{str(name_or_folder)!r} is no folder here and could not be fetched from the model hub "
-            f"({type(error).__name__}). Without a network, pass a folder in Hugging Face format."
-        ) from error
