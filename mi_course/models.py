@@ -143,7 +143,7 @@ def rotate(x: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch po
     angle = torch.arange(x.shape[1], device=x.device)[:, None] * rate
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]  # pos 1 pair
     even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)
 
 
 class Attention(nn.Module):

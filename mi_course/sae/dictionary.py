@@ -126,7 +126,7 @@ class SparseAutoencoder(nn.Module):
     @torch.no_grad()
     def start_from(self, x: Any) -> SparseAutoencoder:
         """Take the scale and the bias from a sample [… d_in]: E‖x·scale‖² = d_in, b_dec its geometric median."""
-        x = as_rows(x)
+        x = as_rows(x).to(self.W_dec.dtype)
         check_activations(x, self.cfg.d_in)
         if not bool(x.any()):
             raise CourseError("All activations are zero: there is no scale to take from them.")
@@ -174,7 +174,7 @@ class SparseAutoencoder(nn.Module):
         return sae.eval()
 
 
-def as_rows(x: Any) -> Float[Tensor, "row d"]:
+def as_rows(x: Any) -> Float[Tensor, "..."]:
     """Activations of any layout [… d], of torch or NumPy, as rows of 32-bit floats (or wider, as they are)."""
     if not isinstance(x, Tensor | np.ndarray):
         raise CourseError(f"Activations are a tensor [… d_in], not of type {type(x).__name__}.")
