@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from mi_course.activations import HUGE, sinks
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError, nearest
 from mi_course.files import read_checked, save_checked, shipped_path
 from mi_course.sae.kinds import KINDS, Relu
 
-HUGE = 10  # times the median length: what counts as a sink
 WHILE_TRAINING = ("silent", "step")  # buffers that are no part of the result
 
 
@@ -181,21 +181,6 @@ def as_rows(x: Any) -> Float[Tensor, "..."]:
     x = torch.as_tensor(x)
     rows = x.reshape(-1, x.shape[-1]) if x.ndim > 2 and x.numel() else x
     return rows if rows.dtype == torch.float64 else rows.float()
-
-
-def sinks(x: Float[Tensor, "row d"]) -> Bool[Tensor, "row"] | None:
-    """Rows over `HUGE` times as long as the median one that hold a tenth of the variance or more; None without such.
-
-    Real models keep a few of them, mostly at the first position, as a place for attention to rest (Sun et al. 2024,
-    "Massive activations").
-    """
-    lengths = x.norm(dim=-1)
-    some = lengths[lengths > 0]
-    if not len(some):
-        return None
-    few = lengths > HUGE * some.median()
-    centred = (x - x.mean(0)).square().sum(-1)
-    return few if bool(few.any()) and centred[few].sum() >= 0.1 * centred.sum() else None
 
 
 def check_activations(x: Tensor, d_in: int) -> None:

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_course.activations import HUGE, sinks
 from mi_course.errors import CourseError
-from mi_course.sae.dictionary import HUGE, SparseAutoencoder, as_rows, sinks
+from mi_course.sae.dictionary import SparseAutoencoder, as_rows
 
 Loss = float | int | Tensor
 

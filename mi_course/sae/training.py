@@ -12,14 +12,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mi_course import processes
-from mi_course.activations import Store
+from mi_course.activations import Store, sinks
 from mi_course.corpora.corpus import generator
-from mi_course.errors import CourseError
+from mi_course.errors import CourseError, kind_of
 from mi_course.sae import step as sae_step
-from mi_course.sae.dictionary import SparseAutoencoder, as_rows, check_activations, sinks
+from mi_course.sae.dictionary import SparseAutoencoder, as_rows, check_activations
 from mi_course.sae.losses import fast_loss, loss, projected
 from mi_course.sae.measures import l0, unexplained
-from mi_course.training import Callback, History, Run, TrainConfig, fit, kind_of
+from mi_course.training import Callback, History, Run, TrainConfig, fit
 
 ALL_DEAD = 20  # steps in which no feature is active: training stops
 
