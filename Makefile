@@ -8,13 +8,14 @@ PEERS := build/peers
 # One thread per process and fixed hashes, both where notebooks are stored and where they are compared.
 STEADY := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 TQDM_DISABLE=1 HF_HUB_OFFLINE=1
 
-.PHONY: help setup run lab test lint train bench bench-sae site mutants test-browser test-pythons test-saelens test-colab
+.PHONY: help setup run lab test lint train bench bench-sae site mutants test-browser test-pythons test-saelens test-efficientnet test-colab
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## build .venv (once; again only when pyproject.toml or constraints.txt changed)
+setup: $(STAMP)  ## build .venv (once; again when pyproject.toml or constraints.txt changed), fetch the real models (once)
+	@$(BIN)/python -m mi_course fetch || echo "Everything else is set up, and notebooks skip the cells that need a real model."
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
@@ -27,20 +28,20 @@ $(STAMP): pyproject.toml constraints.txt
 run: setup  ## execute all notebooks, show the claims, build the site (build/site/index.html)
 	@$(BIN)/python -m mi_course run $(NOTEBOOKS)
 
-lab: setup  ## open JupyterLab on the notebooks
+lab: $(STAMP)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-test: lint  ## lint, then the tests and every notebook against its stored outputs
+test: setup lint  ## lint, then the tests and every notebook against its stored outputs
 	$(STEADY) $(BIN)/python -m pytest $(wildcard notebooks/*.ipynb) tests --ignore tests/test_browser.py -n $(JOBS) --dist loadfile \
 	  --nbval --nbval-current-env --nbval-cell-timeout=900 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
-lint: setup  ## ruff on code and notebooks
+lint: $(STAMP)  ## ruff on code and notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-train: setup  ## rebuild a shipped checkpoint: make train NAME=… (without NAME: the list)
+train: $(STAMP)  ## rebuild a shipped checkpoint: make train NAME=… (without NAME: the list)
 	@$(BIN)/python -m mi_course train $(or $(NAME),--list)
 
-bench: setup  ## speed against plain PyTorch and the TransformerLens bridge (THREADS=2; one part: ONLY=autoencoders)
+bench: $(STAMP)  ## speed against plain PyTorch and the TransformerLens bridge (THREADS=2; one part: ONLY=autoencoders)
 	@$(STEADY) OMP_NUM_THREADS=$(or $(THREADS),1) $(BIN)/python -m benchmarks $(ONLY)
 
 bench-sae: setup $(PEERS)/.ready  ## autoencoder training steps against sae-lens, dictionary-learning and eai-sparsify
@@ -54,13 +55,13 @@ $(PEERS)/.ready:
 	@$(PEERS)/bin/uv pip uninstall -q --python $(PEERS)/bin/python torchvision || true
 	@touch $@
 
-site: setup  ## the offline site from the notebooks as they are stored
+site: $(STAMP)  ## the offline site from the notebooks as they are stored
 	@$(BIN)/python -m mi_course site
 
-mutants: setup  ## break every exercise's solution in every way; what the checks say of it goes to docs/checks.md
+mutants: $(STAMP)  ## break every exercise's solution in every way; what the checks say of it goes to docs/checks.md
 	@$(STEADY) $(BIN)/python -m tests.mutants
 
-test-browser: setup  ## in a real Chromium: the site, and JupyterLab with a student copy
+test-browser: $(STAMP)  ## in a real Chromium: the site, and JupyterLab with a student copy
 	$(STEADY) $(BIN)/python -m pytest tests/test_browser.py
 
 test-pythons: ## make test on every Python 3.10–3.13 found here
@@ -73,6 +74,10 @@ test-pythons: ## make test on every Python 3.10–3.13 found here
 
 test-saelens: setup $(PEERS)/.ready  ## SAELens, in an environment of its own, reads our autoencoders and we read its
 	$(STEADY) $(BIN)/python -m pytest tests/test_saelens.py
+
+test-efficientnet: setup  ## our EfficientNet-Lite0 against the published package's logits
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade --target build/published efficientnet-lite-pytorch==0.1.0
+	$(STEADY) $(BIN)/python -m pytest tests/test_pretrained_vision.py
 
 test-colab: build/.colab-passed  ## notebooks 00–03 as on a fresh Colab machine, and what Binder reads; nothing to do if nothing changed
 
