@@ -25,7 +25,7 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
 from mi_course import claims, files
-from mi_course.claims import ledger
+from mi_course.claims.ledger import shown_value
 from mi_course.course import places, site
 
 ID = re.compile(r"\b(?:[A-Z]{1,4}-\d\d)\b")
@@ -46,11 +46,7 @@ def stage(app: Sphinx, config) -> None:
     board = claims.Scoreboard.from_notebooks(paths)
     notebooks = {path.stem: nbformat.read(path, as_version=4) for path in paths}
     made = {f"notebooks/{name}.ipynb": nbformat.writes(shown(nb, name[:2])) for name, nb in notebooks.items()}
-    made |= {
-        f"docs/{page.relative_to(docs)}": page.read_text("utf-8")
-        for page in docs.rglob("*.md")
-        if "_pages" not in page.parts
-    }
+    made |= {f"docs/{page.relative_to(docs)}": page.read_text("utf-8") for page in docs.rglob("*.md") if "_pages" not in page.parts}
     made |= claim_pages(docs, notebooks, board) | feature_pages(notebooks) | api_pages()
     words = front(notebooks, board, folder)
     made["index.md"] = environment(docs).get_template("index.md").render(words)
@@ -62,7 +58,7 @@ def stage(app: Sphinx, config) -> None:
             old.unlink()
     for name, text in made.items():
         if not (folder / name).exists() or (folder / name).read_text("utf-8") != text:
-            places.write(folder / name, text)
+            files.write(folder / name, text)
 
 
 def to_repository(to: re.Match, root: Path, name: str, made: dict[str, str]) -> str:
@@ -72,9 +68,7 @@ def to_repository(to: re.Match, root: Path, name: str, made: dict[str, str]) -> 
     if not inside or there.relative_to(root.resolve()).as_posix() in made:
         return to[0]
     place = places.settings()["tool"]["mi-course"]
-    github = "https://github.com/{owner}/{repo}/{kind}/{branch}/".format(
-        kind="tree" if there.is_dir() else "blob", **place
-    )
+    github = "https://github.com/{owner}/{repo}/{kind}/{branch}/".format(kind="tree" if there.is_dir() else "blob", **place)
     return f"{to[1]}{github}{there.relative_to(root.resolve()).as_posix()}{to[3]}"
 
 
@@ -100,9 +94,7 @@ def shown(nb: nbformat.NotebookNode, number: str) -> nbformat.NotebookNode:
         cells += with_folded_solution(cell)
         if settled:
             ways = ", ".join(f"[{id}](#{id.lower()})" for id in settled)
-            cells.append(
-                new_markdown_cell(f"Among the claims of {claims.claim_of(settled[0]).paper.cite()}: {ways}.")
-            )
+            cells.append(new_markdown_cell(f"Among the claims of {claims.claim_of(settled[0]).paper.cite()}: {ways}."))
     nb.cells = cells
     return nb
 
@@ -138,14 +130,8 @@ def to_claim(id: str) -> str:
 def environment(docs: Path) -> jinja2.Environment:
     """The templates of docs/_pages."""
     loader = jinja2.FileSystemLoader(docs / "_pages")
-    env = jinja2.Environment(
-        loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    env.globals |= {
-        "mark": lambda verdict: claims.MARKS.get(verdict, "·"),
-        "number": ledger._shown,
-        "source": source,
-    }
+    env = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    env.globals |= {"mark": lambda verdict: claims.MARKS.get(verdict, "·"), "number": shown_value, "source": source}
     env.filters["notebook"] = "notebooks/{}".format
     env.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")
     return env
@@ -162,16 +148,9 @@ def claim_pages(docs: Path, notebooks: dict, board: claims.Scoreboard) -> dict[s
     env, by_paper, names = environment(docs), papers(), {name[:2]: name for name in notebooks}
     rows = {(row.claim.id, row.notebook): row for row in board.rows}
     words = {"names": names, "rows": rows, "papers": by_paper, "corrections": claims.corrections().values()}
-    words |= {
-        "counts": counts(board),
-        "board": board,
-        "titles": {n: site.title_of(nb, n) for n, nb in notebooks.items()},
-    }
+    words |= {"counts": counts(board), "board": board, "titles": {n: site.title_of(nb, n) for n, nb in notebooks.items()}}
     make = lambda page, **more: env.get_template(f"{page}.md").render(words, **more)
-    made = {
-        f"claims/{key}.md": make("paper", claims=group, paper=group[0].paper)
-        for key, group in by_paper.items()
-    }
+    made = {f"claims/{key}.md": make("paper", claims=group, paper=group[0].paper) for key, group in by_paper.items()}
     return made | {"claims/index.md": make("claims"), "claims/corrections.md": make("corrections")}
 
 
@@ -206,9 +185,7 @@ def front(notebooks: dict, board: claims.Scoreboard, folder: Path) -> dict:
     for claim in claims.ledger().values():
         for number in sorted(set(claim.notebooks) - written):
             planned.setdefault(number, []).append(claim)
-    shutil.copyfile(
-        files.data_dir() / "figures" / "03_induction_heads.png", folder / "pictures" / "phase_change.png"
-    )
+    shutil.copyfile(files.data_dir() / "figures" / "03_induction_heads.png", folder / "pictures" / "phase_change.png")
     return {"cards": cards, "board": board, "papers": papers(), "planned": dict(sorted(planned.items())),
             "counts": counts(board), "gallery": any(name.startswith("05") for name in notebooks),
             "repository": "https://github.com/{owner}/{repo}".format(**places.settings()["tool"]["mi-course"])}  # fmt: skip
@@ -218,11 +195,7 @@ def thumbnail(nb: nbformat.NotebookNode, path: Path, width: int = 640, height: i
     """The figure of the cell tagged `thumbnail`, else the notebook's widest, small; its alt text."""
     views = [(("thumbnail" in cell.metadata.get("tags", [])), "".join(output.get("data", {}).get("text/html", "")))
              for cell in nb.cells for output in cell.get("outputs", [])]  # fmt: skip
-    found = [
-        (tagged, Image.open(io.BytesIO(b64decode(data))), alt)
-        for tagged, view in views
-        for alt, data in PICTURE.findall(view)
-    ]
+    found = [(tagged, Image.open(io.BytesIO(b64decode(data))), alt) for tagged, view in views for alt, data in PICTURE.findall(view)]
     if not found:
         return ""
     _, picture, alt = max(found, key=lambda one: (one[0], one[1].width * one[1].height))
@@ -274,15 +247,9 @@ def first_line(module) -> str:
 def api_pages() -> dict[str, str]:
     """A page for each public module: its words and its example, then every name."""
     modules = public()
-    lines = [
-        f"| [`{n}`]({n}.md) | {first_line(importlib.import_module('mi_course.' + n))} |" for n in modules
-    ]
+    lines = [f"| [`{n}`]({n}.md) | {first_line(importlib.import_module('mi_course.' + n))} |" for n in modules]
     tree = "\n".join(["```{toctree}", ":hidden:", "", *modules, "```"])
-    made = {
-        "docs/api/index.md": "# Every module\n\n{.verdicts}\n| module | what |\n|---|---|\n"
-        + "\n".join(lines)
-        + f"\n\n{tree}\n"
-    }
+    made = {"docs/api/index.md": "# Every module\n\n{.verdicts}\n| module | what |\n|---|---|\n" + "\n".join(lines) + f"\n\n{tree}\n"}
     for name, names in modules.items():
         module = importlib.import_module(f"mi_course.{name}")
         kind = lambda n: "autoclass" if isinstance(getattr(module, n), type) else "autofunction"
@@ -358,9 +325,7 @@ def glossary(docs: Path) -> list[tuple[str, str, str]]:
 def spellings(docs: Path) -> tuple[list[str], re.Pattern]:
     """The term of each spelling, and a pattern with a group for each, after one for the ids of claims."""
     found = glossary(docs)
-    return [name for name, _, _ in found], re.compile(
-        "|".join([f"({ID.pattern})", *(f"({way})" for _, way, _ in found)])
-    )
+    return [name for name, _, _ in found], re.compile("|".join([f"({ID.pattern})", *(f"({way})" for _, way, _ in found)]))
 
 
 def spelling(name: str) -> str:
@@ -376,9 +341,7 @@ def hover(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     for link in doctree.findall(nodes.reference):
         inner = next(iter(link.findall(nodes.inline)), None)
         if inner is not None and "std-term" in inner["classes"]:
-            anchor = link.get("refuri", "").rpartition("#term-")[2] or link.get("refid", "").removeprefix(
-                "term-"
-            )
+            anchor = link.get("refuri", "").rpartition("#term-")[2] or link.get("refid", "").removeprefix("term-")
             link["classes"].append("term")
             link["reftitle"] = meanings.get(anchor.replace("-", " ").lower(), "")
 
@@ -389,30 +352,15 @@ def around(app: Sphinx, pagename: str, templatename: str, context: dict, doctree
         return
     place, name = places.settings()["tool"]["mi-course"], f"{pagename.split('/')[1]}.ipynb"
     repo = "{owner}/{repo}".format(**place)
-    link = lambda url, text, icon, tip: {
-        "type": "link",
-        "url": url,
-        "text": text,
-        "icon": f"fas {icon}",
-        "tooltip": tip,
-    }
+    link = lambda url, text, icon, tip: {"type": "link", "url": url, "text": text, "icon": f"fas {icon}", "tooltip": tip}
     colab = f"https://colab.research.google.com/github/{repo}/blob/{place['branch']}/notebooks/student/{name}"
     binder = f"https://mybinder.org/v2/gh/{repo}/{place['branch']}?labpath=notebooks/student/{name}"
     launch = [link(colab, "Colab", "fa-play", "Open the student copy on Colab"),
               link(binder, "Binder", "fa-play", "Open the student copy on Binder")]  # fmt: skip
     keep = [link(f"student/{name}", "student copy", "fa-pencil", "Download without solutions"),
             link(name, "with solutions", "fa-book", "Download as it is shown here")]  # fmt: skip
-    group = lambda buttons, icon, tip: {
-        "type": "group",
-        "buttons": buttons,
-        "icon": f"fas {icon}",
-        "tooltip": tip,
-        "label": tip.split()[0].lower(),
-    }
-    context["header_buttons"][:0] = [
-        group(launch, "fa-rocket", "Launch this notebook"),
-        group(keep, "fa-download", "Download this notebook"),
-    ]
+    group = lambda buttons, icon, tip: {"type": "group", "buttons": buttons, "icon": f"fas {icon}", "tooltip": tip, "label": tip.split()[0].lower()}
+    context["header_buttons"][:0] = [group(launch, "fa-rocket", "Launch this notebook"), group(keep, "fa-download", "Download this notebook")]
 
 
 def views(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
@@ -428,14 +376,10 @@ def finish(app: Sphinx, exception) -> None:
     from mi_course.plots import circuitsvis_script
 
     library = circuitsvis_script().removeprefix("<script>").removesuffix("</script>")
-    places.write(Path(app.outdir) / "_static" / "circuitsvis.js", library)
+    files.write(Path(app.outdir) / "_static" / "circuitsvis.js", library)
     for path in places.find():
         for copy in (site.newest(path), path.parent / "student" / path.name):
-            to = (
-                Path(app.outdir)
-                / "notebooks"
-                / copy.relative_to(copy.parents[copy.parent.name == "student"]).as_posix()
-            )
+            to = Path(app.outdir) / "notebooks" / copy.relative_to(copy.parents[copy.parent.name == "student"]).as_posix()
             to.parent.mkdir(parents=True, exist_ok=True)
             if copy.exists():
                 shutil.copyfile(copy, to)
