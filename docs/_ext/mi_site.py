@@ -233,7 +233,10 @@ def public() -> dict[str, list[str]]:
             continue
         module = importlib.import_module(f"mi_course.{name}")
         own = lambda part: getattr(part, "__module__", "").startswith(module.__name__) and callable(part)
-        found[name] = [n for n, part in vars(module).items() if not n.startswith("_") and own(part)]
+        names = dict.fromkeys(
+            [*vars(module), *dir(module)]
+        )  # a folder may hand names on only when they are asked for
+        found[name] = [n for n in names if not n.startswith("_") and own(getattr(module, n))]
     return {name: names for name, names in found.items() if names}
 
 
