@@ -91,6 +91,7 @@ def shown(nb: nbformat.NotebookNode, number: str) -> nbformat.NotebookNode:
         settled = settled_in(cell)
         if settled:
             cells.append(new_markdown_cell("".join(f"({id.lower()}-in-{number})=\n" for id in settled)))
+        cell.source = cell.source.replace("  # fmt: skip", "")
         cells += with_folded_solution(cell)
         if settled:
             ways = ", ".join(f"[{id}](#{id.lower()})" for id in settled)
@@ -187,6 +188,7 @@ def front(notebooks: dict, board: claims.Scoreboard, folder: Path) -> dict:
             planned.setdefault(number, []).append(claim)
     shutil.copyfile(files.data_dir() / "figures" / "03_induction_heads.png", folder / "pictures" / "phase_change.png")
     return {"cards": cards, "board": board, "papers": papers(), "planned": dict(sorted(planned.items())),
+            "tried": [key for key in papers() if any(row.claim.paper.key == key for row in board.rows)],
             "counts": counts(board), "gallery": any(name.startswith("05") for name in notebooks),
             "repository": "https://github.com/{owner}/{repo}".format(**places.settings()["tool"]["mi-course"])}  # fmt: skip
 
@@ -253,7 +255,7 @@ def api_pages() -> dict[str, str]:
         parts = [f".. automodule:: mi_course.{name}\n   :no-members:\n"]
         parts += [f".. {kind(n)}:: mi_course.{name}.{n}\n" for n in names]
         body = "\n".join(parts)
-        made[f"docs/api/{name}.md"] = f"# `{name}`\n\n```{{eval-rst}}\n{body}```\n"
+        made[f"docs/api/{name}.md"] = f"(api-{name})=\n# {name}\n\n```{{eval-rst}}\n{body}```\n"
     return made
 
 
@@ -266,6 +268,8 @@ class Words(SphinxTransform):
     default_priority = 700
 
     def apply(self) -> None:
+        if self.env.docname == "index":
+            return
         (terms, pattern), used = spellings(Path(self.app.confdir)), set()
         for text in list(self.document.findall(nodes.Text)):
             if not any(isinstance(node, UNTOUCHED) for node in above(text)):

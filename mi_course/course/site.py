@@ -53,7 +53,7 @@ def sphinx(folder: Path) -> None:
     with patch_docutils(docs), docutils_namespace():
         app = Sphinx(
             build / "pages", docs, folder, build / "doctrees", "html", status=None, warning=said,
-            warningiserror=False, parallel=int(os.environ.get("MI_J","1")),
+            warningiserror=False, parallel=min(4, os.cpu_count() or 1),
         )  # fmt: skip
         app.build()
     if os.environ.get("MI_SAY"):
