@@ -89,7 +89,7 @@ def test_no_such_device(tiny, tmp_path):
 
 
 def test_the_command_line_knows_it(tiny, tmp_path, monkeypatch, capsys):
-    from mi_course.__main__ import main
+    from mi_course.course.cli import main
 
     monkeypatch.setitem(toy_recipes.RECIPES, "toy-tiny", tiny)
     assert recipes.find("toy-tiny-seed2") == replace(tiny, seed=2)

@@ -58,7 +58,7 @@ def stage(app: Sphinx, config) -> None:
             old.unlink()
     for name, text in made.items():
         if not (folder / name).exists() or (folder / name).read_text("utf-8") != text:
-            places.write(folder / name, text)
+            files.write(folder / name, text)
 
 
 def to_repository(to: re.Match, root: Path, name: str, made: dict[str, str]) -> str:
@@ -377,7 +377,7 @@ def finish(app: Sphinx, exception) -> None:
     from mi_course.plots import circuitsvis_script
 
     library = circuitsvis_script().removeprefix("<script>").removesuffix("</script>")
-    places.write(Path(app.outdir) / "_static" / "circuitsvis.js", library)
+    files.write(Path(app.outdir) / "_static" / "circuitsvis.js", library)
     for path in places.find():
         for copy in (site.newest(path), path.parent / "student" / path.name):
             to = Path(app.outdir) / "notebooks" / copy.relative_to(copy.parents[copy.parent.name == "student"]).as_posix()

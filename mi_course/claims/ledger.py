@@ -1,10 +1,16 @@
 """The claims ledger: what the papers say, what we run, and the only door to a paper's number.
 
 Every row of `data/claims/*.toml` is a `Claim`: a paper's statement in our words, the scale at which
-we try it, its control, and named measures, each with a bound that was written down before the run.
-A notebook ends by calling `settle`, which computes the verdict from the bounds:
+we try it, its control, and named measures, each with a role and a bound that was written down before the run.
 
-    all bounds met → the claim's `if_met` word · some → "partly" · none → "not reproduced"
+    effect    what the paper says            control   what must hold for an effect to mean anything
+    identity  exact                          report    decides nothing
+
+A control may be the null of an effect: what a broken method scores. A notebook ends by calling `settle`, which
+computes the verdict:
+
+    all bounds met → the claim's `if_met` word · an effect met and no control broken → "partly"
+    no effect met, or a control broken → "not reproduced" · nothing but reports → "reading"
 
 Numbers differ a little between machines and verdicts should not. A `Settled` therefore prints its
 verdict only; the numbers stand in its HTML view, inside spans that the notebook tests blank out.
@@ -34,10 +40,11 @@ OPERATORS = {
     ">": operator.gt,
     "==": operator.eq,
     "between": lambda value, bound: bound[0] <= value <= bound[1],
-    "report": None,  # must be given and is shown, but decides nothing
+    "report": None,  # no bound
 }
 SHOWN = {"<=": "≤ ", ">=": "≥ ", "<": "< ", ">": "> ", "==": ""}
-MARKS = {"reproduced": "✔", "toy analogue": "✔", "partly": "◐", "not reproduced": "✘"}
+ROLES = {"effect": "effects", "control": "controls", "identity": "identities", "report": "reports"}
+MARKS = {"reproduced": "✔", "toy analogue": "✔", "partly": "◐", "not reproduced": "✘", "reading": "¶"}
 RECORDED = (*MARKS, "not testable here", "planned")
 NEEDS_WHY = ("partly", "not reproduced", "not testable here")
 CORRECTIONS = "corrections.toml"
@@ -66,18 +73,29 @@ class Measure:
     """One number (or yes/no fact) a notebook has to bring, and the bound it has to keep."""
 
     name: str  # keyword of `settle`
+    role: str  # one of ROLES
     op: str  # one of OPERATORS
     what: str  # how it is computed
     notebook: str
     bound: Number | tuple[Number, Number] | None = None
     unit: str = ""
+    null_of: (
+        str | tuple[str, ...]
+    ) = ()  # a control that is what a broken method scores: the measures it stands beside
 
     def is_fact(self) -> bool:
         return isinstance(self.bound, bool)
 
+    def decides(self) -> bool:
+        return self.role != "report"
+
     def met(self, value: Number) -> bool | None:
         """Whether `value` keeps the bound; None where the measure is only reported."""
-        return None if self.op == "report" else bool(OPERATORS[self.op](value, self.bound))
+        return bool(OPERATORS[self.op](value, self.bound)) if self.decides() else None
+
+    def shown_role(self) -> str:
+        """The role in words, a null with the measures whose null it is."""
+        return f"null of {', '.join(self.null_of)}" if self.null_of else self.role
 
     def shown_bound(self) -> str:
         if self.op == "report":
@@ -86,7 +104,7 @@ class Measure:
             text = f"{self.bound[0]:g} … {self.bound[1]:g}"
         else:
             text = SHOWN[self.op] + shown_value(self.bound)
-        return f"{text} {self.unit}".strip()
+        return f"{text} {self.unit}".strip() + ("" if self.decides() else " (reported)")
 
 
 @dataclass(frozen=True)
@@ -103,7 +121,7 @@ class Claim:
     control: str
     source: str  # how we read it: legend in data/README.md
     notebooks: tuple[str, ...]
-    if_met: str  # "reproduced" or "toy analogue"
+    if_met: str  # "reproduced", "toy analogue", or "reading" where nothing is measured
     verdict: dict[str, str]  # recorded, per notebook
     why: str
     measures: tuple[Measure, ...]
@@ -111,11 +129,22 @@ class Claim:
     def measures_of(self, notebook: str) -> dict[str, Measure]:
         return {measure.name: measure for measure in self.measures if measure.notebook == notebook}
 
+    def with_role(self, notebook: str, *roles: str) -> list[Measure]:
+        return [measure for measure in self.measures_of(notebook).values() if measure.role in roles]
+
+    def lacks_null(self, notebook: str) -> bool:
+        """Whether an effect stands here without what a broken method scores."""
+        nulls = any(measure.null_of for measure in self.with_role(notebook, "control"))
+        return bool(self.with_role(notebook, "effect")) and not nulls
+
     def judge(self, notebook: str, values: dict[str, Number]) -> str:
-        """The verdict that follows from `values`: bounds decide, never taste."""
-        met = [measure.met(values[name]) for name, measure in self.measures_of(notebook).items()]
-        decisive = [kept for kept in met if kept is not None]
-        return self.if_met if all(decisive) else "partly" if any(decisive) else "not reproduced"
+        """The verdict that follows from `values`: roles and bounds decide, never taste."""
+        kept = lambda *roles: [m.met(values[m.name]) for m in self.with_role(notebook, *roles)]
+        if not (deciding := kept("effect", "control", "identity")):
+            return "reading"
+        if all(deciding):
+            return self.if_met
+        return "partly" if any(kept("effect")) and all(kept("control")) else "not reproduced"
 
 
 @dataclass(frozen=True)
@@ -210,19 +239,53 @@ def _claim(row: dict, paper: Paper, place: str) -> Claim:
         names = [measure.name for measure in measures if measure.notebook == notebook]
         if repeated := [name for name, times in Counter(names).items() if times > 1]:
             raise CourseError(f"{place}: measure {repeated[0]} stands twice for notebook {notebook}.")
-        if all(measure.op == "report" for measure in measures if measure.notebook == notebook):
-            raise CourseError(f"{place}: nothing decides it in notebook {notebook}: it needs a bound.")
+        _check_roles(claim, notebook, place)
     return claim
 
 
+def _check_roles(claim: Claim, notebook: str, place: str) -> None:
+    """Something is measured, unless the row is a reading; and nulls stand beside what is there."""
+    reading = "reading" in (claim.if_met, claim.verdict[notebook])
+    deciding = claim.with_role(notebook, "effect", "control", "identity")
+    if reading and deciding:
+        raise CourseError(
+            f"{place}: in a reading (notebook {notebook}) {deciding[0].name} can only be a report."
+        )
+    measured = {measure.name for measure in claim.with_role(notebook, "effect", "identity")}
+    if not reading and not measured:
+        raise CourseError(
+            f"{place}: nothing decides it in notebook {notebook}: it needs an effect or an identity."
+        )
+    for measure in claim.measures_of(notebook).values():
+        if measure.null_of and measure.role != "control":
+            raise CourseError(
+                f"{place}: {measure.name} is a null, so its role is control, not {measure.role}."
+            )
+        if strange := [name for name in measure.null_of if name not in measured]:
+            hint = nearest(strange[0], measured)
+            raise CourseError(
+                f"{place}: {measure.name} is the null of {strange[0]!r}, no effect of the row.{hint}"
+            )
+    if claim.lacks_null(notebook):
+        raise CourseError(
+            f"{place}: an effect in notebook {notebook} needs a null, a control with `null_of`: what does the "
+            "cheapest broken method score?"
+        )
+
+
 def _measure(row: dict, notebooks: tuple[str, ...], place: str) -> Measure:
-    measure = built(Measure, row, place)
+    null_of = row.get("null_of", ())
+    measure = built(Measure, {**row, "null_of": [null_of] if isinstance(null_of, str) else null_of}, place)
+    if measure.role not in ROLES:
+        raise CourseError(f"{place}: unknown role {measure.role!r}.{nearest(measure.role, ROLES)}")
     if measure.op not in OPERATORS:
         raise CourseError(f"{place}: unknown operator {measure.op!r}.{nearest(measure.op, OPERATORS)}")
     if not measure.name.isidentifier() or measure.name in ("id", "notebook"):
         raise CourseError(f"{place}: {measure.name!r} cannot be a keyword of settle().")
     if measure.notebook not in notebooks:
         raise CourseError(f"{place}: notebook {measure.notebook} is not among the claim's {notebooks}.")
+    if measure.op == "report" and measure.decides():
+        raise CourseError(f"{place}: {measure.role} without a bound: only a report can do without.")
     if not _fits(measure):
         raise CourseError(
             f"{place}: bound {measure.bound!r} does not fit {measure.op!r}: 'report' has none, 'between' "
@@ -241,8 +304,10 @@ def _fits(measure: Measure) -> bool:
 
 
 def _check_verdicts(claim: Claim, place: str) -> None:
-    if claim.if_met not in ("reproduced", "toy analogue"):
-        raise CourseError(f"{place}: if_met is 'reproduced' or 'toy analogue', not {claim.if_met!r}.")
+    if claim.if_met not in ("reproduced", "toy analogue", "reading"):
+        raise CourseError(
+            f"{place}: if_met is 'reproduced', 'toy analogue' or 'reading', not {claim.if_met!r}."
+        )
     if not claim.notebooks or set(claim.verdict) != set(claim.notebooks):
         raise CourseError(f"{place}: verdict needs exactly one word for each of its notebooks.")
     for notebook, word in claim.verdict.items():

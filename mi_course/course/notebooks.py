@@ -1,4 +1,4 @@
-"""What a stored notebook must be: run from start to end, showing something that can be compared."""
+"""A stored notebook: what its opening says, and what it must be: run from start to end, with something to compare."""
 
 import ast
 import hashlib
@@ -109,4 +109,28 @@ def tidy(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return nbformat.from_dict(nb)
 
 
+# -- what the opening says ----------------------------------------------------------------------------
+
 MEASURED = re.compile(r"(?<=Measured on two CPU cores: )about (\S+ s, \S+ GB)")
+
+
+def title_of(nb: nbformat.NotebookNode, name: str) -> str:
+    """The first `# heading`."""
+    for cell in nb.cells:
+        if cell.cell_type == "markdown" and (heading := re.search(r"^# +(.+)", cell.source, re.MULTILINE)):
+            return heading[1].strip()
+    return name
+
+
+def question_of(nb: nbformat.NotebookNode) -> str:
+    """The first sentence in the opening cells that asks something."""
+    opening = "\n\n".join(cell.source for cell in nb.cells[:5] if cell.cell_type == "markdown")
+    plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)|[*_#>]", r"\1", opening)
+    asked = re.search(r"[^.?!:\n][^.?!\n]*(?:\n[^.?!\n]+)*\?", plain)
+    return " ".join(asked[0].split()) if asked else ""
+
+
+def measured_of(nb: nbformat.NotebookNode) -> str:
+    """What the notebook says about its own seconds and memory."""
+    said = MEASURED.search("\n".join(cell.source for cell in nb.cells[:5]))
+    return said[1] if said else ""

@@ -10,10 +10,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import nbformat
-
 from mi_course import claims, files
-from mi_course.course import notebooks, places
+from mi_course.course import places
+from mi_course.course.notebooks import measured_of, question_of, title_of  # noqa: F401
 from mi_course.errors import CourseError
 
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)\n *### END SOLUTION", re.DOTALL | re.MULTILINE)
@@ -28,7 +27,7 @@ def build(out: str | Path | None = None) -> str:
             f"There is nothing to show: {places.root() / 'notebooks'} has no notebook NN_name.ipynb."
         )
     board = claims.Scoreboard.from_notebooks(paths)
-    places.write(places.root() / "build" / "scoreboard.json", board.to_json())
+    files.write(places.root() / "build" / "scoreboard.json", board.to_json())
     if importlib.util.find_spec("sphinx") is None:
         return f"{board}\n\n{INSTALL}"
     folder = Path(out) if out else places.root() / "build" / "site"
@@ -63,28 +62,6 @@ def sphinx(folder: Path) -> None:
         raise CourseError(f"The site has a fault{more}: {warnings[0]}")
 
 
-def title_of(nb: nbformat.NotebookNode, name: str) -> str:
-    """The first `# heading`."""
-    for cell in nb.cells:
-        if cell.cell_type == "markdown" and (heading := re.search(r"^# +(.+)", cell.source, re.MULTILINE)):
-            return heading[1].strip()
-    return name
-
-
-def question_of(nb: nbformat.NotebookNode) -> str:
-    """The first sentence in the opening cells that asks something."""
-    opening = "\n\n".join(cell.source for cell in nb.cells[:5] if cell.cell_type == "markdown")
-    plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)|[*_#>]", r"\1", opening)
-    asked = re.search(r"[^.?!:\n][^.?!\n]*(?:\n[^.?!\n]+)*\?", plain)
-    return " ".join(asked[0].split()) if asked else ""
-
-
-def measured_of(nb: nbformat.NotebookNode) -> str:
-    """What the notebook says about its own seconds and memory."""
-    said = notebooks.MEASURED.search("\n".join(cell.source for cell in nb.cells[:5]))
-    return said[1] if said else ""
-
-
 GALLERY = ("sae-512-l3", "sae-2048-l3")  # the autoencoders whose features have pages
 
 
@@ -101,7 +78,7 @@ def feature_pages() -> list:
         tuples = lambda page: {key: tuple(v) if isinstance(v, list) else v for key, v in page.items()}
         return [features.FeaturePage(**tuples(page)) for page in found["pages"]]
     pages = [page for name in shipped for page in chosen_features(name)]
-    places.write(kept, json.dumps({"made_of": made_of, "pages": [asdict(page) for page in pages]}))
+    files.write(kept, json.dumps({"made_of": made_of, "pages": [asdict(page) for page in pages]}))
     return pages
 
 

@@ -31,7 +31,7 @@ STAGES = (  # kernel, stride of the first block, widening, channels out, blocks
     (3, 1, 6, 320, 1),
 )
 
-Maps = Float[Tensor, "batch channel row column"]
+Maps = Float[Tensor, "batch _channel _row _column"]  # sizes change from step to step
 
 
 class ConvNorm(nn.Module):
@@ -137,11 +137,13 @@ THEIRS = (  # names in the published state dict → ours
 )
 
 
+def our_name(name: str) -> str:
+    """Where a weight of the published state dict belongs here."""
+    for theirs, ours in THEIRS:
+        name = re.sub(theirs, ours, name)
+    return name
+
+
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The published weights under our names."""
-    ours = {}
-    for name, weight in state.items():
-        for theirs, here in THEIRS:
-            name = re.sub(theirs, here, name)
-        ours[name] = weight
-    return ours
+    return {our_name(name): weight for name, weight in state.items()}

@@ -16,7 +16,7 @@ import re
 from mi_course.errors import CourseError
 from mi_course.pretrained.registry import CARRIED, carried, here, wanted
 
-NEEDS = re.compile(r"^#\s*needs ([\w.,\- ]+?)\s*$", re.MULTILINE)
+NEEDS = re.compile(r"^[ \t]*#\s*needs ([\w.,\- ]+?)\s*$", re.MULTILINE)
 SKIPPED = "Skipped: "  # how the word in the place of a skipped cell begins
 SETTLES = re.compile(r"""\bsettle\(\s*["']([\w-]+)["']""")
 

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,36 +14,56 @@ import nbformat
 import pytest
 from safetensors import safe_open
 
-from mi_course import __main__, __version__
+from mi_course import __version__, pretrained
+from mi_course.course import cli, doctor, seeds
 from tests.conftest import notebook
 
 ROOT = Path(__file__).parents[1]
 
 
+COMMANDS = ("lab", "run", "doctor", "fetch", "student", "seeds", "train", "badges", "site", "test")
+
+
 def test_help_shows_every_command_with_examples(capsys):
-    with pytest.raises(SystemExit) as stop:
-        __main__.main(["--help"])
+    assert cli.main(["--help"]) == 0
     said = capsys.readouterr().out
-    assert stop.value.code == 0 and "examples:" in said and "exit code:" in said
-    assert all(command in said for command in ("run", "train", "student", "badges", "site", "doctor"))
+    assert "examples:" in said and "exit code:" in said
+    assert all(f" {command} " in said for command in COMMANDS)
+
+
+def test_without_a_command_it_says_what_there_is(capsys):
+    assert cli.main([]) == 2
+    assert "For learners" in capsys.readouterr().out
 
 
 def test_version(capsys):
-    with pytest.raises(SystemExit):
-        __main__.main(["--version"])
+    assert cli.main(["--version"]) == 0
     assert __version__ in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("asked", [[], ["fly"], ["run", "--jobs", "0"], ["run", "--timeout", "soon"]])
-def test_what_is_not_understood_exits_with_2(asked):
-    with pytest.raises(SystemExit) as stop:
-        __main__.main(asked)
-    assert stop.value.code == 2
+@pytest.mark.parametrize(
+    "asked, hint",
+    [
+        ("rnu", "Did you mean 'run'?"),
+        ("fly", "No such command 'fly'"),
+        ("run --job 2", "--jobs"),
+        ("run --jobs 0", "--jobs"),
+        ("run --timeout soon", "--timeout"),
+        ("lab --port 70000", "--port"),
+        ("seeds", "NN"),
+        ("seeds 03 --seeds x", "--seeds"),
+    ],
+)
+def test_what_is_not_understood_is_one_sentence_and_exits_with_2(asked, hint, capsys):
+    assert cli.main(asked.split()) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("mi_course: ") and hint in said.err and "--help tells more" in said.err
+    assert said.err.count("\n") == 1 and said.out == ""
 
 
 def test_an_unknown_notebook_is_one_sentence(clone, capsys):
     clone("90_tools_tour", "1")
-    assert __main__.main(["run", "90_tool_tour"]) == 1
+    assert cli.main(["run", "90_tool_tour"]) == 1
     assert capsys.readouterr().err == (
         "mi_course: There is no notebook '90_tool_tour'. Did you mean '90_tools_tour'?\n"
     )
@@ -52,52 +71,92 @@ def test_an_unknown_notebook_is_one_sentence(clone, capsys):
 
 def test_run_and_student_take_numbers(clone, tmp_path, capsys):
     clone("90_good", "## A", "1 + 1")
-    assert __main__.main(["run", "90", "--jobs", "1", "--store"]) == 0
+    assert cli.main(["run", "90", "--jobs", "1", "--store"]) == 0
     assert "1 of 1 notebooks ran from start to end." in capsys.readouterr().out
-    assert __main__.main(["student", "90", "--out", str(tmp_path / "class")]) == 0
+    assert cli.main(["student", "90", "--out", str(tmp_path / "class")]) == 0
     assert (tmp_path / "class" / "90_good.ipynb").exists()
 
 
 def test_ctrl_c_exits_with_130(monkeypatch, capsys):
-    def interrupted(args):
+    def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(__main__, "dispatch", interrupted)
-    assert __main__.main(["doctor"]) == 130 and "stopped" in capsys.readouterr().err
+    monkeypatch.setattr(doctor, "main", interrupted)
+    assert cli.main(["doctor"]) == 130 and capsys.readouterr().err == "\nmi_course: stopped.\n"
 
 
 def test_train_lists_recipes_and_names_the_nearest(capsys):
-    assert __main__.main(["train", "--list"]) == 0
+    assert cli.main(["train", "--list"]) == 0
     listed = capsys.readouterr().out
     assert "induction-2l" in listed and "min on" in listed
-    assert __main__.main(["train", "inductoin-2l"]) == 1
-    assert "induction-2l" in capsys.readouterr().err
+    assert cli.main(["train"]) == 2 and capsys.readouterr().out == listed
+    assert cli.main(["train", "inductoin-2l"]) == 1
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and "'induction-2l'" in said.err and said.out == ""
 
 
-def test_every_command_has_examples_and_exit_codes(capsys):
-    for command in ("run", "train", "seeds", "student", "badges", "site", "doctor"):
-        with pytest.raises(SystemExit) as stop:
-            __main__.main([command, "--help"])
-        said = capsys.readouterr().out
-        assert stop.value.code == 0 and "exit code:" in said and "--quiet" in said
-        assert f"  python -m mi_course {command} " in said.split("examples:")[1]
+def test_seeds_take_several_numbers(monkeypatch):
+    asked = []
+    monkeypatch.setattr(seeds, "main", lambda names, numbers: asked.append((names, numbers)))
+    for typed in ("03 --seeds 7 8", "03 --seeds 7 --seeds 8", "--seeds 7 8 --quiet 03"):
+        assert cli.main(["seeds", *typed.split()]) == 0
+    assert cli.main(["seeds", "03", "04"]) == 0
+    assert asked == [(["03"], [7, 8])] * 3 + [(["03", "04"], [0, 1, 2])]
 
 
-def test_examples_are_understood():
-    """Every line that a help text shows is one the parser takes."""
-    commands = next(a for a in __main__.parser()._actions if a.dest == "command").choices
-    shown = [line for c in (__main__.parser(), *commands.values()) for line in c.epilog.splitlines()]
-    typed = [line.split("  ")[1].split() for line in shown if line.startswith("  python -m mi_course ")]
-    assert len(typed) > 15
-    for line in typed:
-        __main__.parser().parse_args(line[3:])
+def test_fetch_hands_names_on_and_says_what_it_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(pretrained, "fetch", lambda names: [f"got {name}" for name in names], raising=False)
+    assert cli.main(["fetch", "one", "two"]) == 0
+    assert capsys.readouterr().out == "got one\ngot two\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_examples_and_exit_codes(command, capsys):
+    assert cli.main([command, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "exit code:" in said and "--quiet" in said
+    assert f"  python -m mi_course {command} " in said.split("examples:")[1]
+
+
+def test_examples_are_understood(monkeypatch):
+    """Every line that a help text shows is one the parser takes, and fits on a console of 80 columns."""
+    done = []
+    monkeypatch.setattr(cli.console, "answered", lambda *given: done.append(given) or 0)
+    texts = [cli.app.info.epilog, *(command.epilog for command in cli.app.registered_commands)]
+    shown = [line for text in texts for line in text.splitlines()]
+    typed = [line.partition("  # ")[0].split()[3:] for line in shown if "python -m mi_course " in line]
+    assert len(typed) > 25 and [line for line in shown if len(line) > 78] == []
+    for words in typed:
+        assert cli.main(words) == 0, words
+    assert len(done) == len(typed)
+
+
+def test_a_shell_completes_commands_notebooks_and_recipes(clone):
+    clone("90_good", "1")
+    assert cli.known_notebooks() == ["90"] and {"induction-2l", "sae-512-l2"} <= set(cli.known_checkpoints())
+    env = os.environ | {
+        "_MI_COURSE_COMPLETE": "complete_bash",
+        "COMP_WORDS": "mi-course tra",
+        "COMP_CWORD": "1",
+    }
+    asked = subprocess.run(
+        [sys.executable, "-m", "mi_course"], capture_output=True, text=True, env=env, cwd=ROOT
+    )
+    assert asked.stdout.split() == ["train"], asked
+    shown = subprocess.run(
+        [sys.executable, "-m", "mi_course", "--show-completion", "bash"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert "mi-course" in shown.stdout + shown.stderr
 
 
 def test_badges_take_another_address(clone, capsys):
-    assert __main__.main(["badges", "--repo", "some/one", "--branch", "v2"]) == 0
+    assert cli.main(["badges", "--repo", "some/one", "--branch", "v2"]) == 0
     assert 'owner = "some"\nrepo = "one"\nbranch = "v2"' in (clone.root / "pyproject.toml").read_text()
-    assert __main__.main(["badges", "--check"]) == 0
-    assert __main__.main(["badges", "--repo", "nowhere"]) == 1
+    assert cli.main(["badges", "--check"]) == 0
+    assert cli.main(["badges", "--repo", "nowhere"]) == 1
     assert "is not a repository: give OWNER/NAME" in capsys.readouterr().err
 
 
@@ -108,9 +167,9 @@ def test_quiet_says_nothing_unless_it_fails(clone, capsys, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "1")
     clone("90_good", "## A", "1 + 1")
     clone("91_bad", "## A", "1 / 0")
-    assert __main__.main(["run", "90", "--quiet"]) == 0
+    assert cli.main(["run", "90", "--quiet"]) == 0
     assert capsys.readouterr() == ("", "")
-    assert __main__.main(["run", "91", "--quiet"]) == 1
+    assert cli.main(["run", "91", "--quiet"]) == 1
     said = capsys.readouterr()
     assert said.out == "" and "ZeroDivisionError" in said.err
 
@@ -176,11 +235,11 @@ def test_a_reader_that_leaves_early_is_no_failure(zipped):
 def test_a_place_that_may_not_be_written_is_one_sentence(clone, tmp_path, capsys, monkeypatch):
     clone("90_good", "## A", "1 + 1")
     (tmp_path / "file").write_text("in the way")
-    assert __main__.main(["student", "90", "--out", str(tmp_path / "file")]) == 1
+    assert cli.main(["student", "90", "--out", str(tmp_path / "file")]) == 1
     said = capsys.readouterr().err
     assert said.startswith("mi_course: ") and "file" in said and "--out" in said and said.count("\n") == 1
     monkeypatch.setattr(os, "access", lambda *given: False)
-    assert __main__.main(["train", "sae-512-l2", "--out", str(tmp_path / "models")]) == 1
+    assert cli.main(["train", "sae-512-l2", "--out", str(tmp_path / "models")]) == 1
     assert f"Permission denied: {tmp_path / 'models'}" in capsys.readouterr().err, "before training"
 
 
@@ -256,26 +315,3 @@ def test_ctrl_c_while_copies_are_written_leaves_whole_ones(zipped):
     assert 0 < len(copies) < 90 and not unfinished(out)
     for path in copies:
         nbformat.validate(nbformat.read(path, 4))
-
-
-def test_jupyter_takes_the_next_port_when_its_own_is_taken(tmp_path):
-    """`make lab` needs nothing of ours for that; if Jupyter changed its mind, README would have to say so."""
-    pytest.importorskip("jupyterlab")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        command = ["lab", "--no-browser", "--allow-root", f"--port={port}", f"--notebook-dir={tmp_path}"]
-        server = subprocess.Popen(
-            [sys.executable, "-m", "jupyter", *command],
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            said = ""
-            while "/lab" not in said:
-                assert (line := server.stderr.readline()), said
-                said += line if "http" in line or "port" in line else ""
-        finally:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-    assert f"port {port} is already in use" in said and f":{port}/lab" not in said
