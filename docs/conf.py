@@ -20,7 +20,9 @@ extensions = [
 ]  # fmt: skip
 exclude_patterns = ["_made", "**/.*"]
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", ".*")]  # annotations: names of torch, jaxtyping, and parts that have no page
+nitpick_ignore_regex = [
+    ("py:.*", ".*")
+]  # annotations: names of torch, jaxtyping, and parts that have no page
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "misc.copy_overwrite"]
 
 # Notebooks are shown as they are stored, or as they were executed last; nothing runs here.
@@ -48,7 +50,7 @@ add_module_names = toc_object_entries = False
 
 html_theme, html_title, html_permalinks_icon = "sphinx_book_theme", "mi_course", "#"
 templates_path = ["_templates"]
-html_context = {"default_mode": "auto"}
+html_context = {"default_mode": "auto", "place": place}
 html_static_path = [str(mathjax), "_static"]
 html_css_files, html_js_files = ["site.css"], ["site.js"]
 html_copy_source, html_show_sphinx = False, False
