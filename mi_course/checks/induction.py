@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mi_course import induction
 from mi_course.checks import CheckFailed, answer, check
+from mi_course.checks.circuits import check_through
 from mi_course.corpora.corpus import generator
 from mi_course.induction.scores import icl_scores, patterns
 from mi_course.induction.trained import freeze
@@ -115,18 +116,26 @@ def check_prefix_matching(function: object) -> None:
 
 def check_previous_token_scores(function: object) -> None:
     """Exercise 4: a matrix of position scores that makes a previous-token head."""
-    cases = [(2, 1.0), (5, 30.0), (8, 100.0)]
-    right = lambda n, s: s * torch.ones(n - 1).diag(-1)
+    cases = [(2, 1.0), (5, 3.0), (8, 100.0), (1, 2.0)]
+    right = lambda n, s: s * torch.ones(n - 1).diag(-1)[:n, :n]
+
+    def seen(scores):
+        """What the softmax makes of scores: a constant in a row is nothing to it, nor what the mask hides."""
+        square = isinstance(scores, Tensor) and scores.ndim == 2 and scores.shape[0] == scores.shape[1]
+        return causal(scores.double()) if square else scores
+
     mistakes = {
         "it is transposed: position i asks for i + 1, which the mask hides.": lambda n, s: right(n, s).T,
         "this head attends to itself: the stripe is off by one.": lambda n, s: s * torch.eye(n),
-        "position 0 asks for the last position: the matrix wraps around.":
-            lambda n, s: s * torch.eye(n).roll(-1, 1),
         "the sharpness is left out.": lambda n, s: right(n, 1.0),
+        "the sharpness counts twice.": lambda n, s: right(n, s * s),
         "this looks two back: the stripe is off by one.": lambda n, s: s * torch.ones(n).diag(-2)[:n, :n],
+        "every earlier position scores as high as the one before.": lambda n, s: s * torch.ones(n, n).tril(-1),
     }  # fmt: skip
     say = "row i asks for i − 1"
-    check("previous-token scores", function, right, cases, mistakes, say=say)
+    visible = {sentence: (lambda n, s, f=f: seen(f(n, s))) for sentence, f in mistakes.items()}
+    reference = lambda n, s: seen(right(n, s))
+    check_through(seen, "previous-token scores", function, reference, cases, visible, say=say)
 
 
 def check_composed_pattern(function: object) -> None:
@@ -180,14 +189,16 @@ def check_say_two_on(function: object) -> None:
         raise CheckFailed("say two on: give the function itself, without calling it.")
 
     def told(edit: Callable, period: int) -> Tensor:
-        """The guesses at those places of the second copy where the answer lies inside the text."""
-        model = induction.k_composition_circuit(17, 2 * period + 1)
+        """What it says after the first three places: a token, or −1 where no logit stands out and it rests."""
+        d_vocab = 12 + period  # never the same
+        model = induction.k_composition_circuit(d_vocab, 2 * period + 1)
         edited = edit(model)
         if not hasattr(edited, "run_with_hooks"):
             raise CheckFailed(f"say two on: return the model; this returns a {type(edited).__name__}.")
-        tokens = induction.distinct_repeats(17, 4, period, seed=period)
+        tokens = induction.distinct_repeats(d_vocab, 4, period, seed=period)
         with torch.no_grad():
-            return edited(tokens)[:, 1 + period :].argmax(-1)
+            logits = edited(tokens)[:, 3:]
+        return torch.where(logits.amax(-1) > 1.0, logits.argmax(-1), -1)
 
     def after(n: int) -> Callable:
         def edit(model):
@@ -203,6 +214,10 @@ def check_say_two_on(function: object) -> None:
         model.blocks[0].attn.W_O.zero_()
         return model
 
+    def no_rest(model):
+        model.blocks[1].attn.W_K[0, :, -1] = 0
+        return after(2)(model)
+
     periods = (5, 9)
     theirs = [answer("say two on", lambda p=p: told(function, p), ()) for p in periods]
     wrong = {
@@ -213,6 +228,7 @@ def check_say_two_on(function: object) -> None:
             -2
         ),
         "layer 1 writes nothing any more, so nothing matches.": no_output,
+        "in the first copy it should say nothing, for nothing came before: layer 2 has lost its place of rest.": no_rest,
     }
     mistakes = {sentence: (lambda i, e=edit: told(e, periods[i])) for sentence, edit in wrong.items()}
     say = "one matrix moved, and every guess with it"
