@@ -65,7 +65,7 @@ def check_induction_guess(function: object) -> None:
 
 
 def check_causal_pattern(function: object) -> None:
-    """Exercise 2: scores [query, key] to an attention pattern."""
+    """Exercise 4: scores [query, key] to an attention pattern."""
     cases = [(random(n, n, seed=n),) for n in (2, 3, 6)]
     cases.append((cases[-1][0].round(),))  # some scores are exactly 0
     below = lambda s: s.masked_fill(torch.ones_like(s).tril(-1).bool(), -torch.inf).softmax(-1)
@@ -95,7 +95,7 @@ def stripe(pattern: Tensor, period: int, offset: int = 1) -> Tensor:
 
 
 def check_prefix_matching(function: object) -> None:
-    """Exercise 3: the prefix-matching score of one head on two copies."""
+    """Exercise 2: the prefix-matching score of one head on two copies."""
     cases = [(causal(3 * random(2 * p, 2 * p, seed=p)), p) for p in (2, 3, 7)]
     everywhere = lambda p, n: p.diagonal(offset=1 - n).sum() / (2 * n)
     mistakes = {
@@ -115,7 +115,7 @@ def check_prefix_matching(function: object) -> None:
 
 
 def check_previous_token_scores(function: object) -> None:
-    """Exercise 4: a matrix of position scores that makes a previous-token head."""
+    """Exercise 3: a matrix of position scores that makes a previous-token head."""
     cases = [(2, 1.0), (5, 3.0), (8, 100.0), (1, 2.0)]
     right = lambda n, s: s * torch.ones(n - 1).diag(-1)[:n, :n]
 
@@ -139,7 +139,7 @@ def check_previous_token_scores(function: object) -> None:
 
 
 def check_composed_pattern(function: object) -> None:
-    """Exercise 5: the pattern of a virtual head."""
+    """Exercise 6: the pattern of a virtual head."""
     cases = [(causal(2 * random(n, n, seed=n)), causal(2 * random(n, n, seed=n + 50))) for n in (2, 3, 6)]
     mistakes = {
         "the heads are in the wrong order: a row vector times first · second would run the later head first.":
@@ -157,7 +157,7 @@ def check_composed_pattern(function: object) -> None:
 
 
 def check_k_composition(function: object) -> None:
-    """Exercise 6: the raw K-composition score of two heads."""
+    """Exercise 7: the raw K-composition score of two heads."""
     shapes = [(random(6, 2, seed=s), random(2, 6, seed=s + 1), random(6, 2, seed=s + 2), random(2, 6, seed=s + 3))
               for s in (0, 10, 20)]  # fmt: skip
     cases = [(V @ O, Q @ K) for V, O, Q, K in shapes]
@@ -184,7 +184,7 @@ def check_k_composition(function: object) -> None:
 
 
 def check_say_two_on(function: object) -> None:
-    """Exercise 7: edit the hand-built circuit until it says what came two after the earlier copy."""
+    """Exercise 5: edit the hand-built circuit until it says what came two after the earlier copy."""
     if not callable(function):
         raise CheckFailed("say two on: give the function itself, without calling it.")
 
@@ -240,7 +240,7 @@ def check_say_two_on(function: object) -> None:
 
 
 def check_icl_scores(student: object) -> None:
-    """`student(long_losses, short_losses, stretch)` -> the score of each window."""
+    """Exercise 8: `student(long_losses, short_losses, stretch)` -> the score of each window."""
     draw = generator(11)
     cases = [
         (torch.rand(6, 31, generator=draw), torch.rand(6, 12, generator=draw), 5),
@@ -301,7 +301,7 @@ def check_icl_scores(student: object) -> None:
 
 
 def check_smear(student: object) -> None:
-    """`student(keys, alpha)` -> keys [batch, pos, d_head], each mixed with the one before it."""
+    """Exercise 9: `student(keys, alpha)` -> keys [batch, pos, d_head], each mixed with the one before it."""
     draw = generator(12)
     cases = [
         (torch.randn(2, 5, 3, generator=draw), torch.tensor(0.7)),
@@ -350,7 +350,7 @@ def check_smear(student: object) -> None:
 
 
 def check_knock_out(student: object) -> None:
-    """`student(model, tokens, layer, head)` -> logits with that head silent and every pattern kept."""
+    """Exercise 12: `student(model, tokens, layer, head)` -> logits with that head silent and every pattern kept."""
     cfg = TinyConfig(2, n_heads=2, d_model=8, d_vocab=12, n_ctx=10, position_layers=1, seed=3)
     model = TinyTransformer(cfg).eval()
     with torch.no_grad():
@@ -392,7 +392,7 @@ def check_knock_out(student: object) -> None:
 
 
 def check_qk_positivity(student: object) -> None:
-    """`student(W_E, W_QK, W_OV)` -> Σ Re λ / Σ |λ| of W_E W_QK W_OVᵀ W_Eᵀ."""
+    """Exercise 11: `student(W_E, W_QK, W_OV)` -> Σ Re λ / Σ |λ| of W_E W_QK W_OVᵀ W_Eᵀ."""
     draw = generator(14)
     cases = [
         tuple(torch.randn(*shape, generator=draw) for shape in ((9, 6), (6, 6), (6, 6))),
@@ -437,7 +437,7 @@ def check_qk_positivity(student: object) -> None:
 
 
 def check_paths_of_order(student: object) -> None:
-    """`student(n_layers, n_heads, order)` -> number of paths through exactly `order` heads."""
+    """Exercise 10: `student(n_layers, n_heads, order)` -> number of paths through exactly `order` heads."""
     check(
         "terms of an order",
         student,

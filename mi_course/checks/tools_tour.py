@@ -296,7 +296,9 @@ def turned(activation, hook):
     if not isinstance(activation, Tensor):
         raise TypeError(f"`edit` takes the activation first, and got a {type(activation).__name__}")
     if not hasattr(hook, "name"):
-        raise TypeError(f"`edit` takes the hook second, whose name it may ask, and got a {type(hook).__name__}")
+        raise TypeError(
+            f"`edit` takes the hook second, whose name it may ask, and got a {type(hook).__name__}"
+        )
     return 1 - 2 * activation
 
 
