@@ -106,3 +106,12 @@ def test_a_full_disk_is_told(monkeypatch):
 def test_exit_code_counts_problems(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "GIGABYTES_NEEDED", 1e9)
     assert doctor.main() == 1 and "1 problem." in capsys.readouterr().out
+
+
+def test_real_models_are_looked_at(monkeypatch, tmp_path):
+    monkeypatch.setenv("MI_COURSE_CACHE", str(tmp_path))
+    told = list(doctor.carried())
+    assert all("not fetched" in finding.what and not finding.remedy for finding in told) and len(told) == 2
+    monkeypatch.setattr(doctor.pretrained, "here", lambda name: True)
+    monkeypatch.setattr(doctor.pretrained, "damaged", lambda name: ["model.safetensors"])
+    assert "model.safetensors is damaged → delete" in str(next(doctor.carried()))
