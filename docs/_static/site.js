@@ -1,35 +1,10 @@
-// Every page: the theme, "/" for the search, scrolling by keyboard, and open folds on paper.
+// What the theme leaves open: scrolling by keyboard, views of CircuitsVis, meanings under words, folds on paper, the search from a disk.
 "use strict";
-const root = document.documentElement, toggle = document.getElementById("theme");
-const system = matchMedia("(prefers-color-scheme: dark)");
-const dark = () => (root.dataset.theme || (system.matches ? "dark" : "light")) === "dark";
-
-function name() {
-  toggle.textContent = dark() ? "☀ Light" : "☾ Dark";
-  toggle.setAttribute("aria-label", dark() ? "Light theme" : "Dark theme");
-}
-
-toggle.hidden = false;
-toggle.addEventListener("click", () => {
-  const wanted = dark() ? "light" : "dark";
-  root.dataset.theme = wanted === (system.matches ? "dark" : "light") ? "" : wanted; // back to the system's where it agrees
-  try { localStorage.setItem("theme", root.dataset.theme); } catch {}
-  name();
-});
-system.addEventListener("change", name);
-name();
-
-document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input, textarea, select, [contenteditable]");
-  if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
-    event.preventDefault();
-    document.querySelector("[role=search] input").focus();
-  }
-});
+if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false; // a page from a disk may not fetch
 
 // What scrolls sideways can be reached by keyboard.
 function reachable() {
-  const wide = "pre, .scroll, .output_area, .text_cell_render, mjx-container, [style*='overflow-x']";
+  const wide = "pre, .pst-scrollable-table-container, div.output, div.text_html, mjx-container, [style*='overflow-x']";
   for (const box of document.querySelectorAll(wide)) {
     const scrolls = box.scrollWidth > box.clientWidth + 1;
     if (scrolls && !box.hasAttribute("tabindex")) { box.tabIndex = 0; box.dataset.scrolls = ""; }
@@ -53,10 +28,12 @@ addEventListener("load", () => {
     new MutationObserver(() => mend(view)).observe(view, { childList: true, subtree: true });
     mend(view);
   }
+  for (const word of document.querySelectorAll("a.term[title]")) { // shown by site.css under pointer and focus
+    word.dataset.means = word.title;
+    word.setAttribute("aria-description", word.title);
+    word.removeAttribute("title");
+  }
 });
-
-const narrow = matchMedia("(max-width: 86rem)"), contents = document.querySelector(".sections details");
-if (contents && narrow.matches) contents.open = false;
 
 let folded = [];
 addEventListener("beforeprint", () => {

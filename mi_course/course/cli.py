@@ -175,7 +175,7 @@ def fetch(
 
 
 @command(TEACH, "| renew notebooks/student/", "01 02 --out handout | two copies for a class",
-         "03 --seed 7 | a variant of notebook 03", "01 --for nbgrader --out class | nbgrader's source")  # fmt: skip
+         "03 --seed 7 | a variant of notebook 03", "01 --for nbgrader --out class | graded")  # fmt: skip
 def student(
     notebooks: Names = None,
     out: Annotated[
@@ -216,7 +216,7 @@ def seeds(
 
 
 @command(WRITE, "--list | what there is, and what it costs", "induction-2l | to where the course finds it",
-         "mlp-1l --seed 3 --out mine | another seed and place")  # fmt: skip
+         "mlp-1l --seed 3 --out mine | another seed")  # fmt: skip
 def train(
     name: Annotated[str | None, typer.Argument(help="The recipe.", autocompletion=known_checkpoints)] = None,
     show: Annotated[bool, flag("--list", "What there is, and what it costs.")] = False,

@@ -31,6 +31,8 @@ def build(out: str | Path | None = None) -> str:
     if importlib.util.find_spec("sphinx") is None:
         return f"{board}\n\n{INSTALL}"
     folder = Path(out) if out else places.root() / "build" / "site"
+    if folder.is_file():
+        raise CourseError(f"{folder} is a file: the site needs a folder (--out).")
     sphinx(folder)
     return f"{board}\n\nThe site: {(folder.resolve() / 'index.html').as_uri()}"
 
@@ -41,22 +43,24 @@ def newest(path: Path) -> Path:
     return executed if executed.exists() and executed.stat().st_mtime >= path.stat().st_mtime else path
 
 
+def workshop() -> Path:
+    """Where Sphinx finds the staged pages, and keeps what it has read."""
+    return places.root() / "build"
+
+
 def sphinx(folder: Path) -> None:
     """Let Sphinx read the staged sources and write `folder`; what it warns of ends the build, and is said."""
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace, patch_docutils
 
-    docs, build = places.root() / "docs", places.root() / "build"
-    said = io.StringIO()
+    docs, build, said = places.root() / "docs", workshop(), io.StringIO()
     (build / "pages").mkdir(parents=True, exist_ok=True)
     with patch_docutils(docs), docutils_namespace():
         app = Sphinx(
             build / "pages", docs, folder, build / "doctrees", "html", status=None, warning=said,
-            warningiserror=False, parallel=int(os.environ.get("MI_J","1")),
+            warningiserror=False, parallel=min(4, os.cpu_count() or 1),
         )  # fmt: skip
         app.build()
-    if os.environ.get("MI_SAY"):
-        print(said.getvalue())
     if warnings := [line for line in said.getvalue().splitlines() if "WARNING" in line or "ERROR" in line]:
         more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
         raise CourseError(f"The site has a fault{more}: {warnings[0]}")
