@@ -5,8 +5,8 @@ import torch
 
 from mi_course.patching.edits import HOOKS, Edit
 from mi_course.patching.forward import Forward
-from mi_course.patching.rerun import Rerun, Rows
 from mi_course.patching.hooked import Hooked
+from mi_course.patching.rerun import Rerun, Rows
 from mi_course.patching.runs import record
 from tests.naive_patching import cache_of, model_of, prompts
 

@@ -8,6 +8,7 @@ from mi_course.errors import CourseError
 from mi_course.patching import Experiment, Node, Run, logit_diff, noised_embeddings, record
 from mi_course.patching.forward import Forward
 from mi_course.patching.hooked import Hooked
+from mi_course.patching.reach import unreached
 from tests.patching_makes import FAST, MAKES, Truth, V, save
 
 RIGHT, WRONG = torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8])
@@ -66,14 +67,17 @@ def test_identities_hold_or_the_site_refuses(made):
     name, _, exp = made
     refused = {kind for kind in SITES if not served(exp, kind)}
     assert refused == HIDDEN.get(name, set()) | ({"resid_mid"} if name in PARALLEL else set())
-    score = lambda *kinds: exp.patch([n for kind in kinds for n in all_of(exp, kind, layer)]).per_prompt  # noqa: E731
+
+    def score(layer, *kinds):
+        return exp.patch([node for kind in kinds for node in all_of(exp, kind, layer)]).per_prompt
+
     for layer in (0, 1):
-        z = score("z")
-        near(score("q", "k", "v"), z)
-        near(score("attn_out"), z)
-        near(score("neuron"), score("mlp_out"))
+        z = score(layer, "z")
+        near(score(layer, "q", "k", "v"), z)
+        near(score(layer, "attn_out"), z)
+        near(score(layer, "neuron"), score(layer, "mlp_out"))
         if "pattern" not in refused:
-            near(score("pattern", "v"), z)
+            near(score(layer, "pattern", "v"), z)
         assert float((z - exp._corrupted_each).abs().max()) > 1e-2  # not that nothing happens
     for kind in {"resid_pre", "resid_mid", "resid_post"} - refused:
         near(exp.sweep(kind, positions="all").values, torch.ones(2))
@@ -100,7 +104,7 @@ def test_attribution_is_the_derivative_of_a_small_true_change(made, positions):
             for f in (exp.sweep, exp.attribution)
         )
         largest = float(change.abs().max())
-        assert largest > 1e-4
+        assert largest > 1e-5
         near(guess, change, atol=0.02 * largest + 2e-6)
 
 
@@ -135,6 +139,7 @@ def test_a_padded_prompt_scores_as_alone(made):
 def by_hooks(exp):
     """The same experiment through hooks."""
     engine = Hooked(exp.model)
+    engine.refused = unreached(engine, exp.clean.tokens[-1:])
     runs = [Run(run.tokens, engine.record(run.tokens, run.layout), engine, mask=run.mask) for run in (exp.clean, exp.corrupted)]
     return Experiment(exp.model, *runs, exp.right, exp.wrong)
 
@@ -162,10 +167,12 @@ def test_the_rebuilt_forward_is_the_hooked_one(made, padded):
         real = [0, 1, 2] if not padded else [1, 2]
         near(exp.clean.acts[key][real], value[real], atol=2e-5)
     for seed in range(6):
-        nodes = some_nodes(exp, seed)
+        nodes = some_nodes(slow, seed)
         near(exp.logits(nodes), slow.logits(nodes), atol=3e-5)
-        near(exp.logits(nodes, "noising", freeze_patterns=True), slow.logits(nodes, "noising", freeze_patterns=True), atol=3e-5)  # fmt: skip
-    for kind in ("resid_pre", "q", "k", "v", "pattern", "mlp_out"):
+        if "pattern" not in slow.engine.refused:  # the bridge of OPT hides its patterns, the rebuilt forward does not
+            ours, theirs = (e.logits(nodes, "noising", freeze_patterns=True) for e in (exp, slow))
+            near(ours, theirs, atol=3e-5)
+    for kind in filter(lambda kind: served(slow, kind), ("resid_pre", "q", "k", "v", "pattern", "mlp_out")):
         near(exp.sweep(kind, positions=[2, -1]).per_prompt, slow.sweep(kind, positions=[2, -1]).per_prompt, atol=3e-5)
     for kind in ("q", "z", "neuron"):
         near(exp.attribution(kind).per_prompt, slow.attribution(kind).per_prompt, atol=3e-5)
