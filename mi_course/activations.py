@@ -5,6 +5,16 @@ to stand in one batch. A `Store` therefore reads blocks (one batch of windows ea
 into it in random order, and deals the rows out; then come the next blocks. Row r of that stream depends on the seed
 and on r alone: a run that stops at any step goes on from there exactly, and memory never holds more than one buffer
 and one block. Derived in notebook 05.
+
+>>> from mi_course import activations, corpora, models
+>>> model = models.TinyTransformer(models.TinyConfig(n_layers=1, d_vocab=24))
+>>> tokens = corpora.repeated_tokens(24, batch=4, period=5, copies=2)
+>>> rows = activations.collect(model, "blocks.0.hook_resid_post", tokens)
+>>> list(rows.shape), tokens.numel()
+([40, 128], 40)
+>>> store = activations.Store.of(rows.float(), buffer=16)
+>>> list(store.sample(batch=8)(0).shape)
+[8, 128]
 """
 
 from __future__ import annotations
