@@ -44,7 +44,14 @@ CARD = "card.json"
 
 @torch.no_grad()
 def activations(model, hook: str, tokens: Int[Tensor, "window pos"], dtype: torch.dtype = torch.float16):
-    """The activations [window·pos, d] at one hook in one run; heads stand side by side. Later layers are not run."""
+    """The activations [window·pos, d] at one hook in one run; heads stand side by side. Later layers are not run.
+
+    Args:
+        model: a `TinyTransformer` or `TransformerBridge`.
+        hook: the name of a hook point with one vector a token.
+        tokens: ids [window pos].
+        dtype: of the rows that are kept; float16 refuses what does not fit.
+    """
     if hook not in model.hook_dict:
         raise CourseError(f"This model has no hook {hook!r}.{nearest(hook, model.hook_dict)}")
     found: list[Tensor] = []
@@ -76,7 +83,15 @@ def collect(
     batch: int = 64,
     dtype: torch.dtype = torch.float16,
 ) -> Float[Tensor, "token d"]:
-    """The activations of fixed windows in their order, one row a token."""
+    """The activations of fixed windows in their order, one row a token.
+
+    Args:
+        model: a `TinyTransformer` or `TransformerBridge`.
+        hook: the name of a hook point.
+        tokens: ids [window pos].
+        batch: windows run at once.
+        dtype: of the rows.
+    """
     if tokens.ndim != 2 or not tokens.numel():
         raise CourseError(f"tokens must be [window pos] with at least one window, not {list(tokens.shape)}.")
     first = activations(model, hook, tokens[:batch], dtype)
@@ -95,6 +110,15 @@ class Store:
     `Store(model, hook, sampler)` runs the model on `sampler(0)`, `sampler(1)`, … [window pos] as rows are asked for;
     with a tensor of windows in the place of the sampler every row comes once an epoch. `Store.of(rows)` deals out
     rows in memory, `Store.open(folder)` those of a folder that `write` made.
+
+    Args:
+        model: the model that is run.
+        hook: the name of a hook point.
+        sampler: step → windows [window pos], or a tensor of windows.
+        buffer: rows shuffled together.
+        seed: of the order of the rows.
+        batch: windows a block, for a tensor of windows.
+        dtype: of the rows.
     """
 
     def __init__(
@@ -120,7 +144,13 @@ class Store:
 
     @classmethod
     def of(cls, rows: Float[Tensor, "row d"], *, buffer: int = 2**18, seed: int = 0) -> Store:
-        """A store of rows that are in memory."""
+        """A store of rows that are in memory.
+
+        Args:
+            rows: finite numbers [row d].
+            buffer: rows shuffled together.
+            seed: of their order.
+        """
         if rows.ndim != 2 or not bool(rows.isfinite().all()):
             raise CourseError("A store holds rows [row d] of finite numbers.")
         store, size = cls.__new__(cls), min(BLOCK, max(1, len(rows)))
@@ -227,6 +257,12 @@ class Store:
 
         The card names each shard's rows and sha256 and is renewed after each: a kill or a full disk leaves what was
         written before, and `write` with the same store goes on behind it.
+
+        Args:
+            n: rows to write.
+            folder: where; made if need be.
+            shard: rows a file.
+            card: more to note on the card, by name.
         """
         if n < self.buffer:
             raise CourseError(
@@ -267,7 +303,14 @@ class Store:
 
     @classmethod
     def open(cls, folder: str | Path, *, buffer: int = 2**18, seed: int = 0, verify: bool = True) -> Store:
-        """The rows of a folder, mapped into memory block by block; `verify` compares every shard's sha256 first."""
+        """The rows of a folder, mapped into memory block by block; `verify` compares every shard's sha256 first.
+
+        Args:
+            folder: what `write` made.
+            buffer: rows shuffled together.
+            seed: of their order.
+            verify: compare the hashes.
+        """
         folder = Path(folder)
         card = read_card(folder)
         there = sum(part["rows"] for part in card["shards"])

@@ -40,7 +40,26 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class TinyConfig:
-    """The shape of a `TinyTransformer`."""
+    """The shape of a `TinyTransformer`.
+
+    Args:
+        n_layers: 0 leaves W_E W_U, the bigram model.
+        n_heads: heads a layer.
+        d_model: width of the stream.
+        d_vocab: tokens there are.
+        n_ctx: longest sequence, in tokens.
+        d_mlp: neurons a layer; 0 means attention only.
+        act: `relu` or `gelu`.
+        norm: `none`, `layernorm` or `rmsnorm`.
+        positions: `none`, `learned`, `sinusoidal`, `shortformer` (a table added to what Q and K read, never
+            to the stream) or `rotary`.
+        position_layers: shortformer: only the first so many layers see positions; None: all.
+        tied: W_U is the transpose of W_E.
+        bias: of every linear map.
+        smeared: keys take a learned share of the key before.
+        head_width: d_head; None means d_model // n_heads.
+        seed: of the starting weights.
+    """
 
     n_layers: int  # 0 leaves W_E W_U, the bigram model
     n_heads: int = 4
@@ -260,6 +279,9 @@ class TinyTransformer(HookedRootModule):
     `model(tokens)` gives logits [batch pos d_vocab]: `logits[:, i]` predicts token i + 1.
     Zero layers leave `W_E W_U` (notebook 01); with `norm="none"` and no MLP the logits are a sum over paths
     (Elhage et al. 2021; notebook 02).
+
+    Args:
+        cfg: its shape, a `TinyConfig`.
     """
 
     def __init__(self, cfg: TinyConfig):
@@ -503,7 +525,11 @@ def checked_tokens(tokens: Int[Tensor, "..."], cfg) -> Int[Tensor, "batch pos"]:
 
 
 def load(name_or_path: str | Path) -> TinyTransformer:
-    """A shipped model by name, or any saved one by path, in evaluation mode on the CPU."""
+    """A shipped model by name, or any saved one by path, in evaluation mode on the CPU.
+
+    Args:
+        name_or_path: a shipped name (`files.checkpoint_names()`), or the path that `save` was given.
+    """
     path = shipped_path(name_or_path)
     tensors, card = read_checked(path)
     try:

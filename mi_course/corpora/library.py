@@ -59,7 +59,12 @@ def standard_library() -> dict[str, str]:
 
 
 def files_below(folder: str | Path, suffixes: Iterable[str] | None = None) -> dict[str, str]:
-    """Name → text of every readable text file below a folder; files with a NUL byte are binary and left out."""
+    """Name → text of every readable text file below a folder; files with a NUL byte are binary and left out.
+
+    Args:
+        folder: where to look.
+        suffixes: only files that end so.
+    """
     root = Path(folder)
     if not root.is_dir():
         raise CourseError(f"{root} is not a folder that can be read.")
@@ -85,6 +90,11 @@ def train_tokenizer(texts: Iterable[str], vocab: int, keep: str = "") -> Tokeniz
     """Byte-pair encoding of printable ASCII, newline and what is in `keep`; a tab becomes four spaces, the rest `?`.
 
     No initial byte alphabet is added: every token of the vocabulary was seen, so none has an untrained embedding.
+
+    Args:
+        texts: what it is trained on.
+        vocab: tokens; at least one for each letter.
+        keep: letters beyond printable ASCII to keep; others become `?`.
     """
     tokenizer = Tokenizer(models.BPE())
     foreign = Regex(rf"[^\x20-\x7E\n{keep}]")
@@ -113,7 +123,13 @@ def shipped_tokenizer(name: str) -> Tokenizer:
 
 
 def from_texts(name: str, texts: dict[str, str], tokenizer: Tokenizer | int) -> Corpus:
-    """A corpus of name → text; the tokenizer is given, or trained here with so many tokens."""
+    """A corpus of name → text; the tokenizer is given, or trained here with so many tokens.
+
+    Args:
+        name: of the corpus.
+        texts: file name → text; the name decides whether it is held out.
+        tokenizer: one, or the vocabulary of a new one.
+    """
     texts = {key: text for key, text in texts.items() if text.strip()}
     if not texts:
         raise CourseError(f"{name} holds no text.")
@@ -167,7 +183,14 @@ def from_folder(
     suffixes: Iterable[str] | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> Corpus:
-    """Your own text: every text file below a folder, with a tokenizer of its own unless one is given."""
+    """Your own text: every text file below a folder, with a tokenizer of its own unless one is given.
+
+    Args:
+        folder: its name is the corpus' name.
+        vocab: tokens of the tokenizer that is trained on it.
+        suffixes: only files that end so, `['.md']`.
+        tokenizer: one to use in the place of a new one.
+    """
     return from_texts(Path(folder).name, files_below(folder, suffixes), tokenizer or vocab)
 
 
