@@ -5,6 +5,16 @@ to stand in one batch. A `Store` therefore reads blocks (one batch of windows ea
 into it in random order, and deals the rows out; then come the next blocks. Row r of that stream depends on the seed
 and on r alone: a run that stops at any step goes on from there exactly, and memory never holds more than one buffer
 and one block. Derived in notebook 05.
+
+>>> from mi_course import activations, corpora, models
+>>> model = models.TinyTransformer(models.TinyConfig(n_layers=1, d_vocab=24))
+>>> tokens = corpora.repeated_tokens(24, batch=4, period=5, copies=2)
+>>> rows = activations.collect(model, "blocks.0.hook_resid_post", tokens)
+>>> list(rows.shape), tokens.numel()
+([40, 128], 40)
+>>> store = activations.Store.of(rows.float(), buffer=16)
+>>> list(store.sample(batch=8)(0).shape)
+[8, 128]
 """
 
 from __future__ import annotations
@@ -77,7 +87,14 @@ def from_the_second_on(rows: Float[Tensor, "token d"], tokens: Int[Tensor, "wind
 
 @torch.no_grad()
 def activations(model, hook: str, tokens: Any, dtype: torch.dtype = torch.float16):
-    """The activations [window·pos, d] at one hook in one run; heads stand side by side. Later layers are not run."""
+    """The activations [window·pos, d] at one hook in one run; heads stand side by side. Later layers are not run.
+
+    Args:
+        model: a `TinyTransformer` or `TransformerBridge`.
+        hook: the name of a hook point with one vector a token.
+        tokens: ids [window pos].
+        dtype: of the rows that are kept; float16 refuses what does not fit.
+    """
     tokens = as_tokens(tokens)
     if hook not in model.hook_dict:
         raise CourseError(f"This model has no hook {hook!r}.{nearest(hook, model.hook_dict)}")
@@ -115,6 +132,13 @@ def collect(
 
     Real models keep a few huge activations, mostly at the first position; where some are found a warning says so,
     and `first=False` leaves the first position of each window out.
+
+    Args:
+        model: a `TinyTransformer` or `TransformerBridge`.
+        hook: the name of a hook point.
+        tokens: ids [window pos].
+        batch: windows run at once.
+        dtype: of the rows.
     """
     tokens, rows = as_tokens(tokens), None
     for start in range(0, len(tokens), batch):
@@ -152,6 +176,15 @@ class Store:
 
     `first` says whether each window's first position is among the rows. By default it is for a `TinyTransformer`,
     and left out of other models, which keep their huge activations there (see `sinks`).
+
+    Args:
+        model: the model that is run.
+        hook: the name of a hook point.
+        sampler: step → windows [window pos], or a tensor of windows.
+        buffer: rows shuffled together.
+        seed: of the order of the rows.
+        batch: windows a block, for a tensor of windows.
+        dtype: of the rows.
     """
 
     def __init__(
@@ -185,7 +218,13 @@ class Store:
 
     @classmethod
     def of(cls, rows: Any, *, buffer: int = 2**18, seed: int = 0) -> Store:
-        """A store of rows [row d] that are in memory."""
+        """A store of rows [row d] that are in memory.
+
+        Args:
+            rows: finite numbers [row d].
+            buffer: rows shuffled together.
+            seed: of their order.
+        """
         if not isinstance(rows, Tensor | np.ndarray):
             raise CourseError(f"A store holds rows [row d] of finite numbers, not {kind_of(rows)}.")
         rows = torch.as_tensor(rows)
@@ -296,6 +335,12 @@ class Store:
 
         The card names each shard's rows and sha256 and is renewed after each: a kill or a full disk leaves what was
         written before, and `write` with the same store goes on behind it.
+
+        Args:
+            n: rows to write.
+            folder: where; made if need be.
+            shard: rows a file.
+            card: more to note on the card, by name.
         """
         if n < self.buffer:
             raise CourseError(
@@ -337,7 +382,14 @@ class Store:
 
     @classmethod
     def open(cls, folder: str | Path, *, buffer: int = 2**18, seed: int = 0, verify: bool = True) -> Store:
-        """The rows of a folder, mapped into memory block by block; `verify` compares every shard's sha256 first."""
+        """The rows of a folder, mapped into memory block by block; `verify` compares every shard's sha256 first.
+
+        Args:
+            folder: what `write` made.
+            buffer: rows shuffled together.
+            seed: of their order.
+            verify: compare the hashes.
+        """
         folder = Path(folder)
         card = read_card(folder)
         there = sum(part["rows"] for part in card["shards"])

@@ -1,4 +1,9 @@
-"""Errors that tell a student in one sentence what went wrong and what to do."""
+"""Errors that tell a student in one sentence what went wrong and what to do.
+
+>>> from mi_course.errors import nearest
+>>> nearest("hook_patern", ["hook_pattern", "hook_z"])
+" Did you mean 'hook_pattern'?"
+"""
 
 from collections.abc import Iterable
 from difflib import get_close_matches

@@ -1,6 +1,10 @@
 """Files: where the course's data lies, writing whole or not at all, and checked pairs of weights and card.
 
 torch is imported where weights are read or written, so that what only wants a folder or a card answers at once.
+
+>>> from mi_course import files
+>>> "induction-2l" in files.checkpoint_names()
+True
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""The network switched off, to show that the course needs none after installation."""
+"""The network switched off, to show that the course needs none after installation.
+
+>>> from pathlib import Path
+>>> from mi_course import offline
+>>> offline.steady_environment(Path("build"))["OMP_NUM_THREADS"]
+'1'
+"""
 
 import os
 import socket

@@ -2,6 +2,10 @@
 
 `torchrun --nproc-per-node N -m mi_course train sae-…` starts N of them. All hold the same weights and the same
 optimiser state: gradients are averaged before every step, so N processes compute what one would, in floating point.
+
+>>> from mi_course import processes
+>>> processes.world(), processes.rank()  # in one process
+(1, 0)
 """
 
 from __future__ import annotations

@@ -33,7 +33,6 @@ BADGE = re.compile(r"\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)\n*")
 LINK = re.compile(r"(?<!!)(\]\()(?!\w+:|#)([^)\s#]+)((?:#[^)\s]*)?\))")
 PICTURE = re.compile(r'<img alt="([^"]*)"[^>]*src="data:image/png;base64,([^"]+)"')
 READ = {"P": "the paper", "S": "a secondary text", "D": "our derivation"}  # legend: data/README.md
-PRIVATE = ("checks", "course", "importlib", "pkgutil")  # of the package: nothing there to take away
 UNTOUCHED = (nodes.literal, nodes.literal_block, nodes.reference, nodes.title, nodes.raw, nodes.term)
 UNTOUCHED += (nodes.math, nodes.math_block, addnodes.pending_xref, addnodes.desc_signature)
 
@@ -78,6 +77,7 @@ def to_repository(name: str, pages: set[str], to: re.Match) -> str:
 def shown(nb: nbformat.NotebookNode, number: str) -> nbformat.NotebookNode:
     """A notebook as its page shows it: solutions folded, claims linked from the cells that settle them, no set-up."""
     nb, cells, titled = nbformat.from_dict(nb), [], False
+    nb.metadata["language_info"] = {"name": "python"}
     for cell in nb.cells:
         if cell.cell_type == "markdown":
             source = BADGE.sub("", cell.source)
@@ -185,16 +185,18 @@ def from_templates(docs: Path, notebooks: dict, board: claims.Scoreboard, alts: 
 def public() -> dict[str, dict]:
     """Module → its first line and the public names that it, or its folder, defines."""
     found = {}
-    for name in sorted(set(dir(mi_course)) - set(PRIVATE)):
-        if not name.startswith("_"):
-            module = importlib.import_module(f"mi_course.{name}")
-            parts = {n: getattr(module, n) for n in dir(module) if not n.startswith("_")}
-            own = lambda part: callable(part) and getattr(part, "__module__", "").startswith("mi_course.")
-            here = {
-                n: part for n, part in parts.items() if own(part) and part.__module__.split(".")[1] == name
-            }
-            kinds = {n: "autoclass" if isinstance(part, type) else "autofunction" for n, part in here.items()}
-            found[name] = {"kinds": kinds, "line": (module.__doc__ or "").strip().split("\n")[0]}
+    for name in sorted(mi_course._submodules() - {"checks", "course"}):
+        module, parts = importlib.import_module(f"mi_course.{name}"), {}
+        for n in dir(module):
+            part, home = getattr(module, n), getattr(getattr(module, n), "__module__", None) or ""
+            if (
+                not n.startswith("_")
+                and callable(part)
+                and home.startswith("mi_course.")
+                and home.split(".")[1] == name
+            ):
+                parts[n] = "autoclass" if isinstance(part, type) else "autofunction"
+        found[name] = {"kinds": parts, "line": (module.__doc__ or "").strip().split("\n")[0]}
     return found
 
 

@@ -1,4 +1,10 @@
-"""Text and toy languages: what models read."""
+"""Text and toy languages: what models read.
+
+>>> from mi_course import corpora
+>>> tokens = corpora.repeated_tokens(24, batch=2, period=3, copies=2)
+>>> list(tokens.shape), bool((tokens[:, :3] == tokens[:, 3:]).all())
+([2, 6], True)
+"""
 
 from mi_course.corpora.corpus import (
     BYTE_OF,

@@ -93,7 +93,12 @@ def wanted(name: str) -> bool:
 
 
 def files_below(folder: str | Path, suffixes: Iterable[str] | None = None) -> dict[str, str]:
-    """Name → text of every readable text file below a folder; see `read_folder`."""
+    """Name → text of every readable text file below a folder; see `read_folder`.
+
+    Args:
+        folder: where to look.
+        suffixes: only files that end so.
+    """
     return read_folder(folder, suffixes)[0]
 
 
@@ -118,6 +123,11 @@ def from_texts(
 
     Line ends become newlines and duplicates are left out; the corpus says what was changed when it is printed. `keep`
     are letters beyond ASCII for a tokenizer trained here; `end` names the end-of-text token of one handed in.
+
+    Args:
+        texts: what it is trained on.
+        vocab: tokens; at least one for each letter.
+        keep: letters beyond printable ASCII to keep; others become `?`.
     """
     texts, ends = one_line_end(texts)
     texts, twins = without_twins(texts)
@@ -133,7 +143,13 @@ def assembled(
     notes: Sequence[str] = (),
     report=False,
 ) -> Corpus:
-    """Texts that are as they should be, split and tokenized; `report` looks for letters that come out otherwise."""
+    """Texts that are as they should be, split and tokenized; `report` looks for letters that come out otherwise.
+
+    Args:
+        name: of the corpus.
+        texts: file name → text; the name decides whether it is held out.
+        tokenizer: one, or the vocabulary of a new one.
+    """
     texts = {key: text for key, text in texts.items() if text.strip()}
     if not texts:
         raise CourseError(f"{name} holds no text.")
@@ -201,6 +217,12 @@ def from_folder(
     Hidden folders, binary files and duplicates are left out; print the corpus to see what was changed. `tokenizer` is
     one of `tokenizers` or `transformers`, `end` its end-of-text token if that has no usual name; `keep` are letters
     beyond ASCII (`"äöüß"`) that a vocabulary trained here is to have.
+
+    Args:
+        folder: its name is the corpus' name.
+        vocab: tokens of the tokenizer that is trained on it.
+        suffixes: only files that end so, `['.md']`.
+        tokenizer: one to use in the place of a new one.
     """
     texts, notes = read_folder(folder, suffixes)
     tokenizer = vocab if tokenizer is None else tokenizer

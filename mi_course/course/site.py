@@ -61,7 +61,8 @@ def sphinx(folder: Path) -> None:
             warningiserror=False, parallel=min(4, os.cpu_count() or 1),
         )  # fmt: skip
         app.build()
-    if warnings := [line for line in said.getvalue().splitlines() if "WARNING" in line or "ERROR" in line]:
+    lines = re.sub(r"\x1b\[[\d;]*m", "", said.getvalue()).replace(f"{build / 'pages'}/", "").splitlines()
+    if warnings := [line for line in lines if "WARNING" in line or "ERROR" in line]:
         more = f" (and {len(warnings) - 1} more)" if len(warnings) > 1 else ""
         raise CourseError(f"The site has a fault{more}: {warnings[0]}")
 

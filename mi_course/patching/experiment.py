@@ -45,6 +45,18 @@ class Experiment:
     unequal length are padded on the left: `attention_mask` is 1 at tokens, and is found from the tokenizer's padding
     where it is not given. `check` tries out at which sites a hook reaches the logits, where hooks do the patching: it
     costs six forwards of a few tokens, and without it a patch of a hidden site does nothing and does not say so.
+
+    Args:
+        model: a `TinyTransformer` or `TransformerBridge`.
+        clean: prompts whose answer is right, ids [batch pos] or a `Run`.
+        corrupted: the same number of prompts, of the same length, with another answer.
+        right: one token id a prompt, [batch].
+        wrong: the corrupted prompts' answers, for `logit_diff`.
+        metric: `logit_diff`, `log_prob`, `prob`, `accuracy`, `rank`, `kl`, or a function of logits [… batch
+            d_vocab] that gives [… batch].
+        pos: where the answer is read: a position, or one a prompt; −1 is the last.
+        max_bytes: memory that patches may take together.
+        progress: show a bar.
     """
 
     def __init__(
@@ -124,6 +136,18 @@ class Experiment:
 
         positions "each" patches one position at a time, "all" every position at once, a list the positions named;
         "pairs" (of patterns) single weights query × key. `sae` is (autoencoder, hook), for kind "feature".
+
+        Args:
+            kind: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`, `z`, `result`, `q`, `k`,
+                `v`, `pattern`, `neuron` or `feature`.
+            direction: `denoising` patches the clean run into the corrupted one, `noising` the other way
+                round.
+            positions: `each`, `all`, a list, or `pairs`.
+            layers: the layers to sweep (default: all).
+            units: heads, neurons or features to sweep (default: all).
+            source: another run to patch from: `Run.zero()`, `.mean()`, `.resampled(seed)`, or a recorded
+                one.
+            sae: (autoencoder, hook it reads), for kind `feature`.
         """
         host, source = self.pair.sides(direction, source)
         axes, jobs = self.parts.swept(kind, source, sae, positions, layers, units)
@@ -138,7 +162,17 @@ class Experiment:
         freeze_patterns: bool = False,
         sae=None,
     ) -> PatchResult:
-        """All these nodes patched together; `freeze_patterns` holds every attention pattern at the host's."""
+        """All these nodes patched together; `freeze_patterns` holds every attention pattern at the host's.
+
+        Args:
+            nodes: a `Node` or several.
+            direction: `denoising` patches the clean run into the corrupted one, `noising` the other way
+                round.
+            source: another run to patch from: `Run.zero()`, `.mean()`, `.resampled(seed)`, or a recorded
+                one.
+            freeze_patterns: hold every attention pattern at the host's.
+            sae: (autoencoder, hook it reads), for kind `feature`.
+        """
         host, source = self.pair.sides(direction, source)
         nodes = listed(nodes)
         jobs = [(self.parts.edits_of(nodes, source, sae), 1)]
@@ -156,7 +190,18 @@ class Experiment:
         sae=None,
         **grid,
     ) -> Float[Tensor, "*axes batch d_vocab"]:
-        """Logits at the answer position under each patch of a `sweep(kind, …)` or under `patch(nodes, …)`."""
+        """Logits at the answer position under each patch of a `sweep(kind, …)` or under `patch(nodes, …)`.
+
+        Args:
+            what: a kind, as for `sweep`, or nodes, as for `patch`.
+            direction: `denoising` patches the clean run into the corrupted one, `noising` the other way
+                round.
+            source: another run to patch from: `Run.zero()`, `.mean()`, `.resampled(seed)`, or a recorded
+                one.
+            freeze_patterns: hold every attention pattern at the host's.
+            sae: (autoencoder, hook it reads), for kind `feature`.
+            grid: `positions`, `layers`, `units` of the sweep.
+        """
         host, source = self.pair.sides(direction, source)
         if isinstance(what, str):
             axes, jobs = self.parts.swept(what, source, sae, **grid)
@@ -216,6 +261,16 @@ class Experiment:
         Senders are heads (z), mlp_out, and resid_pre 0, the embedding; receivers a head's q, k or v, mlp_in, or
         "logits". Other heads are held at the host between them; MLPs too, unless `freeze_mlps` is False: then they
         pass the change on, as in the paper. `freeze_patterns` holds the patterns behind the receivers.
+
+        Args:
+            senders: nodes whose change is sent.
+            receivers: nodes that may read it, or `logits`.
+            direction: `denoising` patches the clean run into the corrupted one, `noising` the other way
+                round.
+            freeze_mlps: hold MLPs on the way at the host's.
+            freeze_patterns: hold the patterns behind the receivers.
+            source: another run to patch from: `Run.zero()`, `.mean()`, `.resampled(seed)`, or a recorded
+                one.
         """
         senders = listed(senders)
         to = receivers if isinstance(receivers, str) else listed(receivers)
@@ -237,6 +292,15 @@ class Experiment:
         """The path from every head alone to the receivers: axes layer × head, the last column the layer's MLP.
 
         A sender that stands above all receivers has no path to them and no effect.
+
+        Args:
+            receivers: nodes that may read the change, or `logits`.
+            direction: `denoising` patches the clean run into the corrupted one, `noising` the other way
+                round.
+            freeze_mlps: hold MLPs on the way at the host's.
+            freeze_patterns: hold the patterns behind the receivers.
+            source: another run to patch from: `Run.zero()`, `.mean()`, `.resampled(seed)`, or a recorded
+                one.
         """
         to = receivers if isinstance(receivers, str) else listed(receivers)
         part = [*range(self.parts.size("z")), *(["mlp"] if self.parts.has("mlp_out") else [])]
@@ -300,6 +364,19 @@ class Experiment:
         `qk_fix` recomputes the softmax for queries and keys (AtP*, Kramár et al. 2024). `steps` > 1 averages the
         gradient along the line between the two runs' embeddings (EAP-IG, Hanna et al. 2024), at the midpoints of as
         many pieces.
+
+        Args:
+            kind: as for `sweep`.
+            direction: `denoising` patches the clean run into the corrupted one, `noising` the other way
+                round.
+            positions: `each`, `all` or a list.
+            layers: the layers to sweep (default: all).
+            units: heads, neurons or features to sweep (default: all).
+            source: another run to patch from: `Run.zero()`, `.mean()`, `.resampled(seed)`, or a recorded
+                one.
+            sae: (autoencoder, hook it reads), for kind `feature`.
+            qk_fix: only for kinds `q` and `k`.
+            steps: gradients to average.
         """
         if qk_fix:
             self._rebuilt("The QK fix")
@@ -360,6 +437,13 @@ class Experiment:
 
         Senders write into the stream (embed, every head z, every mlp_out); receivers read it (each head's q, k and v,
         each mlp_in, the logits). An edge that would run downwards has effect 0. `steps` as in `attribution`.
+
+        Args:
+            direction: `denoising` patches the clean run into the corrupted one, `noising` the other way
+                round.
+            steps: gradients to average.
+            source: another run to patch from: `Run.zero()`, `.mean()`, `.resampled(seed)`, or a recorded
+                one.
         """
         self._rebuilt("Edge attribution")
         engine = self.engine
@@ -382,6 +466,11 @@ class Experiment:
         """n random circuits of the make-up of `like`: as many nodes of each kind at the same positions, elsewhere.
 
         The control of a confirmed circuit. Nodes are drawn without regard to what `like` holds, each once.
+
+        Args:
+            n: how many sets.
+            like: the circuit whose make-up they share.
+            seed: of the draw.
         """
         return self.parts.random(n, listed(like), seed)
 

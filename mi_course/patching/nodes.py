@@ -17,7 +17,15 @@ UNITS = ("neuron", "feature")
 
 @dataclass(frozen=True)
 class Node:
-    """A part of the model that a patch can replace; `pos` None is every position, −1 the last one."""
+    """A part of the model that a patch can replace; `pos` None is every position, −1 the last one.
+
+    Args:
+        kind: as for `Experiment.sweep`.
+        layer: counted from 0.
+        head: of kinds that belong to a head.
+        unit: of a neuron or a feature.
+        pos: a position; None is every one, −1 the last.
+    """
 
     kind: str
     layer: int

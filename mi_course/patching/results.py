@@ -21,7 +21,18 @@ from mi_course.patching.nodes import chosen
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PatchResult:
-    """The score of every patch, with its axes: `scores` [*axes] are means over prompts of `per_prompt` [*axes batch]."""
+    """The score of every patch, with its axes: `scores` [*axes] are means over prompts of `per_prompt` [*axes batch].
+
+    Args:
+        per_prompt: the metric of every patch and prompt.
+        axes: axis → its labels.
+        direction: `denoising` or `noising`.
+        metric: its name.
+        clean: the clean run's mean score.
+        corrupted: the corrupted run's.
+        what: was patched.
+        approximate: an estimate by gradients.
+    """
 
     per_prompt: Float[Tensor, "*axes batch"]
     axes: dict[str, list]

@@ -60,6 +60,22 @@ def line(
 
     `vlines` {name: x} marks events, `hlines` {name: y} thresholds, `bands` {name: (from, to)} shades windows,
     `spread` {label: (low, high)} shades a range around a curve, `panels` {ylabel: series} adds panels below.
+
+    Args:
+        xs: positions, or {label: positions}.
+        series: {label: ys}.
+        xlabel: what stands under the axis.
+        ylabel: what stands beside it.
+        control: label, or labels, to draw in grey.
+        log_x: a logarithmic axis.
+        log_y: the same upwards.
+        markers: a mark at every point.
+        vlines: {name: x}.
+        hlines: {name: y}.
+        bands: {name: (from, to)}.
+        spread: {label: (low, high)}.
+        panels: {ylabel: series}.
+        words: `title` and `alt` (both needed) and `caption`.
     """
     stack = {name: as_series(name, curves) for name, curves in {ylabel: series, **(panels or {})}.items()}
     names = list(dict.fromkeys(label for curves in stack.values() for label in curves))
@@ -121,6 +137,18 @@ def bars(
 
     `hlines` {name: height} draws thresholds, `errors` {series: half-lengths}, `points` {series: [label, repeat]}
     shows single runs as dots, `digits` writes the heights above the bars.
+
+    Args:
+        labels: under the groups of bars.
+        series: {series: heights}, or the heights alone.
+        ylabel: what stands beside the axis.
+        xlabel: what stands under it.
+        control: series to draw in grey.
+        hlines: {name: height}.
+        errors: {series: half-lengths}.
+        points: {series: [label, repeat]}.
+        digits: written above the bars.
+        words: `title` and `alt` (both needed) and `caption`.
     """
     labels = [str(label) for label in labels]
     heights = as_series("series", series if isinstance(series, Mapping) else {ylabel: series})
@@ -217,6 +245,19 @@ def heatmap(
 
     Signed data (default: where both signs occur) get a diverging map with zero in the middle. Values are written
     into the cells with `digits`, and by default where there are few; `limits` fixes the ends of the scale.
+
+    Args:
+        matrix: [row, column], or {label: matrix}.
+        xlabels: names of the columns.
+        ylabels: names of the rows.
+        xlabel: what stands under the axis.
+        ylabel: what stands beside it.
+        unit: of the colours.
+        signed: zero in the middle; default: where both signs occur.
+        limits: (lowest, highest) of the colours.
+        digits: written into the cells.
+        columns: panels side by side.
+        words: `title` and `alt` (both needed) and `caption`.
     """
     matrices = as_series("matrix", matrix if isinstance(matrix, Mapping) else {"": matrix}, 2)
     shapes = {values.shape for values in matrices.values()}
@@ -283,7 +324,23 @@ def scatter(
     hlines: Marks | None = None,
     **words: str,
 ) -> Figure:
-    """Points, coloured and shaped by group; each label (empty ones are skipped) goes where it covers least."""
+    """Points, coloured and shaped by group; each label (empty ones are skipped) goes where it covers least.
+
+    Args:
+        xs: [point].
+        ys: [point].
+        xlabel: what stands under the axis.
+        ylabel: what stands beside it.
+        labels: a word for each point, or an empty one.
+        groups: the group of each point.
+        control: group, or groups, to draw in grey.
+        log_x: a logarithmic axis.
+        log_y: the same upwards.
+        diagonal: draw x = y.
+        vlines: {name: x}.
+        hlines: {name: y}.
+        words: `title` and `alt` (both needed) and `caption`.
+    """
     xs, ys = as_array("xs", xs, 1), as_array("ys", ys, 1)
     groups = np.array([""] * len(xs) if groups is None else [str(group) for group in groups])
     names = list(dict.fromkeys(groups.tolist()))

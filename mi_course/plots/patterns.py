@@ -20,7 +20,15 @@ def attention(
     columns: int | None = None,
     **words: str,
 ) -> Figure:
-    """Attention patterns [head, query, key], or one [query, key], side by side over shared tokens."""
+    """Attention patterns [head, query, key], or one [query, key], side by side over shared tokens.
+
+    Args:
+        patterns: [head, query, key], or one [query, key]; rows sum to 1.
+        tokens: names on both axes.
+        labels: of the heads.
+        columns: panels side by side.
+        words: `title` and `alt` (both needed) and `caption`.
+    """
     axes = dict(xlabel="key: token attended to", ylabel="query: token that attends", unit="attention")
     scale = dict(signed=False, limits=(0, 1), columns=columns)
     heads = _heads(patterns, tokens, labels)
@@ -46,7 +54,15 @@ def attention_view(
     name: str | None = None,
     **words: str,
 ) -> Figure:
-    """Attention heads to hover and click (CircuitsVis) above `attention`, which print and GitHub show."""
+    """Attention heads to hover and click (CircuitsVis) above `attention`, which print and GitHub show.
+
+    Args:
+        patterns: [head, query, key].
+        tokens: names on both axes.
+        labels: of the heads.
+        name: of the view on its page, where two would be alike.
+        words: `title` and `alt` (both needed) and `caption`.
+    """
     heads = _heads(patterns, tokens, labels)
     data = {
         "attention": [np.round(pattern, 4).tolist() for pattern in heads.values()],

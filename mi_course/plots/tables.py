@@ -73,6 +73,13 @@ def table(
     `rows` is {row: {column: value}} or {row: [values]}, a list of dictionaries, or a list of lists; lists need
     `columns`. Numbers are rounded to `digits` decimals and not compared when notebooks are tested; words, yes/no
     and names are compared, so pass `str(n)` for a number that must be the same on every machine.
+
+    Args:
+        rows: what stands in it.
+        columns: names of the columns, the first one left out.
+        title: above it.
+        digits: of numbers.
+        caption: below it.
     """
     names, rows = _rows(rows, columns)
     labels = [shown_token(row[0]) for row in rows]

@@ -81,7 +81,16 @@ def tokens(
     show_values: bool | None = None,
     **words: str,
 ) -> Figure:
-    """Text whose tokens are coloured by their values, as HTML; the values stand below the tokens of a short text."""
+    """Text whose tokens are coloured by their values, as HTML; the values stand below the tokens of a short text.
+
+    Args:
+        strings: the pieces of text.
+        values: one number a piece.
+        signed: zero is white; default: where both signs occur.
+        digits: of the numbers shown.
+        show_values: below the tokens.
+        words: `title` and `alt` (both needed) and `caption`.
+    """
     show_values = len(strings) <= 40 if show_values is None else show_values
     spans = token_spans(strings, values, signed=signed, digits=digits, show_values=show_values)
     figure = Figure(**words)
@@ -153,7 +162,15 @@ try {{
 def tokens_view(
     strings: Sequence, values: Array, *, signed: bool | None = None, name: str | None = None, **words: str
 ) -> Figure:
-    """Coloured tokens to hover (CircuitsVis) above the same text as a picture: red above zero, blue below."""
+    """Coloured tokens to hover (CircuitsVis) above the same text as a picture: red above zero, blue below.
+
+    Args:
+        strings: the pieces of text.
+        values: one number a piece.
+        signed: zero is white; default: where both signs occur.
+        name: of the view on its page, where two would be alike.
+        words: `title` and `alt` (both needed) and `caption`.
+    """
     values = _token_values(strings, values)
     cmap, norm = _shades(values, signed)
     data = {

@@ -1,6 +1,11 @@
 """Real models: any Hugging Face folder, and those that ordinary packages carry; and our own as TransformerLens' bridge.
 
 `fetch`, `here` and `need` answer without torch, so names are handed on when they are first used (PEP 562).
+
+>>> from mi_course import models, pretrained
+>>> bridge = pretrained.to_bridge(models.TinyTransformer(models.TinyConfig(n_layers=1, positions="learned")))
+>>> bridge.cfg.n_layers
+1
 """
 
 import importlib

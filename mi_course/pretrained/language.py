@@ -35,6 +35,11 @@ def load(name_or_folder: str | Path, dtype: torch.dtype | None = None, device: s
 
     `to_tokens` of a carried model puts nothing before the text, as its own tokenizer; other bridges have
     TransformerLens' habit of a beginning-of-text token (`model.cfg.default_prepend_bos`).
+
+    Args:
+        name_or_folder: what to open.
+        dtype: to compute in.
+        device: `cpu`, `cuda`, …
     """
     folder = found(name_or_folder)
     if folder is None:

@@ -1,4 +1,13 @@
-"""Sparse autoencoders: dictionaries, their losses and steps, training, measures, SAELens' format, pages of features."""
+"""Sparse autoencoders: dictionaries, their losses and steps, training, measures, SAELens' format, pages of features.
+
+>>> import torch
+>>> from mi_course import sae
+>>> dictionary = sae.SparseAutoencoder(sae.SaeConfig(d_in=8, d_sae=32, kind="topk", k=4))
+>>> x = torch.randn(100, 8)
+>>> f = dictionary.encode(x)
+>>> list(f.shape), sae.l0(f) <= 4, 0 < sae.fvu(x, dictionary.decode(f))
+([100, 32], True, True)
+"""
 
 from mi_course.sae.dictionary import (
     WHILE_TRAINING,

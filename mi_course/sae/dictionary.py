@@ -29,7 +29,19 @@ WHILE_TRAINING = ("silent", "step")  # buffers that are no part of the result
 
 @dataclass(frozen=True)
 class SaeConfig:
-    """The shape of an autoencoder and what keeps it sparse."""
+    """The shape of an autoencoder and what keeps it sparse.
+
+    Args:
+        d_in: width of the layer it reads.
+        d_sae: number of features.
+        kind: `relu`, `relu_norm`, `topk`, `batchtopk`, `jumprelu` or `gated`.
+        l1: λ of the penalty on f (relu, relu_norm, gated), or on the number of active features (jumprelu).
+        k: active features (topk; on average batchtopk).
+        aux: weight of the auxiliary loss of topk and batchtopk, which revives dead features.
+        bandwidth: of jumprelu's straight-through kernel, in units of the scaled activations.
+        tied: W_enc is the transpose of W_dec.
+        seed: of the starting weights.
+    """
 
     d_in: int  # width of the layer it reads
     d_sae: int  # number of features
@@ -56,7 +68,11 @@ class SaeConfig:
 
 
 class SparseAutoencoder(nn.Module):
-    """f = activation((x·scale − b_dec) W_enc + b_enc), x̂ = (f W_dec + b_dec) / scale."""
+    """f = activation((x·scale − b_dec) W_enc + b_enc), x̂ = (f W_dec + b_dec) / scale.
+
+    Args:
+        cfg: its shape, a `SaeConfig`.
+    """
 
     def __init__(self, cfg: SaeConfig):
         super().__init__()

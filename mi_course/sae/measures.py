@@ -69,6 +69,11 @@ def loss_recovered(loss: Loss, spliced: Loss, baseline: Loss) -> float:
 
     Zero ablation is the paper's baseline and, as its authors say, an overestimate; always print mean and resample
     ablation beside it. Each loss is a number, or a tensor of single tokens' losses, whose mean is taken.
+
+    Args:
+        loss: of the model as it is.
+        spliced: with x̂ in the place of x.
+        baseline: with the layer ablated.
     """
     loss, spliced, baseline = (
         float(v.detach().double().mean()) if isinstance(v, Tensor) else float(v)
@@ -83,6 +88,11 @@ def splice(sae: SparseAutoencoder, edit: Callable[[Tensor], Tensor] | None = Non
     """A hook that puts x̂ in the place of x; `edit(f)` may change the features first.
 
     It comes out in the model's own format. With `keep_error` what the autoencoder misses, x − x̂, is added back, so that without an edit nothing changes.
+
+    Args:
+        sae: what stands in.
+        edit: features → features.
+        keep_error: add x − x̂ back.
     """
 
     def hook(x, hook=None):

@@ -39,6 +39,11 @@ def to_saelens(sae: SparseAutoencoder, folder: str | Path, **metadata) -> Path:
 
     There is no `scale` there. (x·s − b) W = (x − b/s) (s W), so it goes into the weights and raw activations go in. As
     in SAELens itself, batchtopk becomes jumprelu with its one threshold, and the decoder norms of relu_norm stay.
+
+    Args:
+        sae: what is written.
+        folder: where.
+        metadata: for cfg.json, by name: `hook_name`, `model_name`, …
     """
     cfg, s = sae.cfg, sae.scale
     tensors = {

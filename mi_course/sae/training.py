@@ -29,7 +29,19 @@ ALL_DEAD = 20  # steps in which no feature is active: training stops
 
 @dataclass(frozen=True)
 class SaeTraining:
-    """How to train an autoencoder."""
+    """How to train an autoencoder.
+
+    Args:
+        steps: of Adam.
+        batch: inputs a step; at equal samples the number of steps decides.
+        lr: learning rate.
+        warmup: steps in which it rises.
+        decay_share: of the steps, at the end, in which it falls to 0.
+        penalty_warmup: share of the steps over which the penalty rises.
+        dead_after: inputs without activity until a feature counts as dead.
+        resample_at: shares of the run at which dead features are reset.
+        seed: of everything drawn.
+    """
 
     steps: int
     batch: int = 512  # small: at equal samples the number of Adam steps decides
@@ -143,6 +155,15 @@ def train(
     floating format: they are cast to the autoencoder's own.
     `fast` takes the step of `sae_step` where the kind has one, and bfloat16 products where they are faster.
     The history notes L0, FVU and dead share every 20 steps, and how many features were resampled.
+
+    Args:
+        sae: is trained in place.
+        sample: step → inputs [batch d_in], as `Store.sample(batch)` gives.
+        config: a `SaeTraining`.
+        pool: inputs to resample dead features from.
+        fast: by hand-written gradients where there are any.
+        callbacks: of `training.fit`, more than its own.
+        options: of `training.fit`: `checkpoint`, `evaluate`, `progress`, …
     """
     if not isinstance(config, SaeTraining):
         raise CourseError(f"The third argument is a SaeTraining(steps=…), not {kind_of(config)}.")

@@ -1,4 +1,12 @@
-"""The one training loop: how to train, the loop, its optimisers, what happened, and the file to go on from."""
+"""The one training loop: how to train, the loop, its optimisers, what happened, and the file to go on from.
+
+>>> from mi_course import corpora, models, training
+>>> model = models.TinyTransformer(models.TinyConfig(n_layers=1, d_vocab=24))
+>>> history = training.fit(model, lambda step: corpora.repeated_tokens(24, batch=8, period=5, seed=step),
+...                        training.TrainConfig(steps=3), progress=False)
+>>> len(history.loss)
+3
+"""
 
 from mi_course.training.checkpoints import Checkpoint, resume, save_state
 from mi_course.training.config import OPTIMIZERS, TrainConfig

@@ -11,7 +11,21 @@ OPTIMIZERS = ("adamw", "muon")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. Rates are per step; the schedule is warm-up, plateau, linear decay to zero."""
+    """How to train. Rates are per step; the schedule is warm-up, plateau, linear decay to zero.
+
+    Args:
+        steps: how many.
+        lr: of AdamW.
+        optimizer: `adamw`, or `muon`: Muon for the matrices inside blocks, AdamW for everything else.
+        muon_lr: of Muon.
+        betas: of AdamW.
+        weight_decay: of AdamW.
+        warmup: steps in which the rate rises.
+        decay_share: of the steps, at the end, in which it falls to 0.
+        grad_clip: largest norm of the gradient; None: any.
+        rates: (end of a parameter's name, factor on its learning rate), ….
+        seed: of everything random inside the model; batches carry their own.
+    """
 
     steps: int
     lr: float = 1e-3  # of AdamW

@@ -119,6 +119,9 @@ def fit(
     state is written every so many steps and at an interrupt, and a file that is already there is resumed.
     `stop_at` ends early without touching the schedule.
     Raises `TrainingDiverged` when the loss is not finite. Every error in a sentence carries the `history` so far.
+
+    Args:
+        progress: show a bar, or lines in a log.
     """
     check_arguments(model, sample, config)
     run = Run(model, config, loss or own_loss(model))
