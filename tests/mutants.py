@@ -339,6 +339,7 @@ def changes(node: ast.AST, tree: ast.AST) -> Changes:
     ):
         for other in sorted(names - {node.id}):
             yield "wrong variable", ast.Name(other, ast.Load())
+        yield "hard-coded argument", written("globals().setdefault({!r}, {})", node.id, node)
 
 
 def variables(tree: ast.AST) -> set[str]:
@@ -448,6 +449,7 @@ KINDS = {
     "argument": "`f(x, k)` → `f(x)`", "axis": "`x.sum(0)` → `x.sum()`, `p[q, k]` → `p[k, q]`",
     "branch": "`a if by_norm else b` → `a`", "comparison": "`f > 0` → `f >= 0`", "constant": "`0.5` → `1.0`",
     "flag": "`keepdim=True` → `keepdim=False`", "function": "`relu` → `abs`, `max` → `min`", "left out": "`a + b` → `a`",
+    "hard-coded argument": "`cut` → what it was for the first input",
     "hard-coded size": "`len(tokens)` → what it was for the first input",
     "line left out": "`z = z.clone()` → nothing", "lost tie": "`x.argmax()` → the last of equal values", "mask": "`triu(1)` → `tril(1)`, no mask at all",
     "normalisation": "`sum` → `mean`, `a / n` → `a`", "off by one": "`x[:, -n:]` → `x[:, -n + 1:]`",

@@ -75,6 +75,9 @@ def test_every_kind_of_mistake_is_tried(tried):
         "constant",
         "normalisation",
         "order",
+        "hard-coded argument",
+        "hard-coded size",
+        "lost tie",
     } <= kinds
 
 

@@ -244,7 +244,7 @@ def check_icl_scores(student: object) -> None:
     draw = generator(11)
     cases = [
         (torch.rand(6, 31, generator=draw), torch.rand(6, 12, generator=draw), 5),
-        (torch.arange(1.0, 16).repeat(2, 1), torch.ones(2, 7), 3),
+        (torch.arange(1.0, 16).repeat(2, 1), torch.arange(1.0, 8).square().repeat(2, 1), 3),
     ]
 
     def paired(long, short, stretch, late=slice, early=None):
@@ -351,12 +351,15 @@ def check_smear(student: object) -> None:
 
 def check_knock_out(student: object) -> None:
     """Exercise 12: `student(model, tokens, layer, head)` -> logits with that head silent and every pattern kept."""
-    cfg = TinyConfig(2, n_heads=2, d_model=8, d_vocab=12, n_ctx=10, position_layers=1, seed=3)
-    model = TinyTransformer(cfg).eval()
-    with torch.no_grad():
-        for block in model.blocks:
-            block.attn.W_O.mul_(4)
-    tokens = torch.randint(0, 12, (2, 9), generator=generator(13))
+    cases = []
+    for seed, layer, head in ((3, 0, 1), (4, 1, 0), (5, 0, 0)):
+        cfg = TinyConfig(2, n_heads=2, d_model=8, d_vocab=9 + seed, n_ctx=10, position_layers=1, seed=seed)
+        model = TinyTransformer(cfg).eval()
+        with torch.no_grad():
+            for block in model.blocks:
+                block.attn.W_O.mul_(4)
+        tokens = torch.randint(0, cfg.d_vocab, (2, 5 + seed), generator=generator(10 + seed))
+        cases.append((model, tokens, layer, head))
 
     def knocked(model, tokens, layer, head, keep=True, whole_layer=False, other=False, mean=False):
         def zero(z, hook):
@@ -373,7 +376,7 @@ def check_knock_out(student: object) -> None:
         "pattern-preserving knock-out",
         student,
         knocked,
-        [(model, tokens, 0, 1), (model, tokens, 1, 0)],
+        cases,
         {
             "the patterns of the later layer moved: freeze those of the intact run first.": partial(
                 knocked, keep=False

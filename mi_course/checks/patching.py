@@ -186,6 +186,7 @@ def check_effects(function: object) -> None:
     """
     ways = ("denoising", "noising")
     cases = [(run, (1.0, 1.0), (0.0, 0.0), way) for run in networks() for way in ways]
+    cases += [(run, (0.75, 1.0), (0.0, 0.25), way) for run in networks() for way in ways]
     value = lambda run, p, a, b, way: gap_closed(run, p, a, b, "denoising")
     host = lambda run, a, b, way: run(b if way == "denoising" else a)["out"]
     gap = lambda run, a, b, way: (run(a)["out"] - run(b)["out"]) * (1 if way == "denoising" else -1)
@@ -224,7 +225,7 @@ def check_effects(function: object) -> None:
         "each node gets the host run's own value, and that is no patch: record the other run.":
             wrong(source=lambda run, host, other: run(host)),
         "nodes are set to 1 or to 0: patching takes the value that the other run had.":
-            wrong(source=lambda run, host, other: dict.fromkeys(NODES, other[0])),
+            wrong(source=lambda run, host, other: dict.fromkeys(NODES, float(sum(other) > sum(host)))),
         "nodes are set to 0 in both directions: patching takes the other run's value.":
             wrong(source=lambda run, host, other: dict.fromkeys(NODES, 0.0)),
         "all effects are positive: a node that hurts has an effect below 0, so its sign must stay.":

@@ -381,11 +381,11 @@ def check_split(function: object) -> None:
     the largest cosine with its own, if that cosine is at least `cut`; otherwise it is an orphan.
     """
     cases = []
-    for n, m, d, seed in ((3, 9, 6, 1), (5, 12, 4, 2), (2, 7, 8, 3)):
+    for n, m, d, seed, cut in ((3, 9, 6, 1, 0.5), (5, 12, 4, 2, 0.3), (2, 7, 8, 3, 0.7)):
         parents = random(n, d, seed=seed) * (1 + torch.arange(n)[:, None])
         near = parents[torch.arange(m) % n] / (1 + torch.arange(m) % n)[:, None]
         larger = (near + random(m, d, seed=seed + 60)) * (1 + torch.arange(m) % 4)[:, None]
-        cases.append((parents, larger, 0.5))
+        cases.append((parents, larger, cut))
     cases.append(
         (torch.tensor([[1.0, 0, 0, 0], [0, -2, 0, 0]]), torch.tensor([[3.0, 3, 3, 3]]), 0.5)
     )  # on the cut

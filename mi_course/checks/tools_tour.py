@@ -73,12 +73,14 @@ def wrong_name(given, wanted: str) -> str:
 def check_attention_paid(function: object) -> None:
     """Exercise 2: how much of its attention one position of one head pays to another."""
     pattern = random_pattern(4, 3, 4)  # head and batch indices may be mistaken for each other
+    another = random_pattern(3, 4, 5).flip(0)
     cases = [
         (pattern, 1, 2, 3, 1),
         (pattern, 0, 1, 3, 0),
         (pattern, 2, 0, 2, 1),
         (pattern, 2, 1, 3, 2),
         (pattern, 1, 0, 2, 2),
+        (another, 0, 2, 4, 1),
     ]
     mistakes = {
         "query and key are swapped: the reader stands on the third axis, what it reads on the last. "
@@ -238,11 +240,18 @@ def check_temporary_hook(function: object) -> None:
     name = "temporary hook"
     if not callable(function):
         raise CheckFailed(f"{name}: give the function itself, without calling it.")
-    model, tokens, at = tiny(), torch.tensor([[1, 2, 3]]), "blocks.0.attn.hook_z"
+    for at, edit in (("blocks.0.attn.hook_z", turned), ("hook_embed", halved)):  # each on a model of its own
+        hook_comes_and_goes(name, function, at, edit)
+    passed(name, "attached inside, gone afterwards, also after an error")
+
+
+def hook_comes_and_goes(name: str, function: Callable, at: str, edit: Callable) -> None:
+    """One place and one edit: what the block does to the model, and what it leaves behind."""
+    model, tokens = tiny(), torch.tensor([[1, 2, 3]])
     model.hook_dict[at].register_forward_hook(lambda module, given, z: z)  # somebody else's, to be left alone
     before, plain, changed = hooks_on(model), model(tokens).detach(), []
-    wanted = model.run_with_hooks(tokens, fwd_hooks=[(at, turned)]).detach()
-    inside(name, function, model, at, lambda: changed.append(model(tokens).detach()))
+    wanted = model.run_with_hooks(tokens, fwd_hooks=[(at, edit)]).detach()
+    inside(name, function, model, at, edit, lambda: changed.append(model(tokens).detach()))
     if torch.equal(changed[0], plain):
         raise CheckFailed(
             f"{name}: inside the block the hook does nothing. Is what `edit` returns handed on?"
@@ -250,8 +259,8 @@ def check_temporary_hook(function: object) -> None:
     if not torch.equal(changed[0], wanted):
         raise CheckFailed(f"{name}: inside the block the activation is not what `edit` makes of it.")
     kept(name, model, before)
-    guests = [model.hook_dict[at], model.hook_dict["hook_embed"]]
-    inside(name, function, model, at, lambda: guests.extend(guest(point) for point in guests[:2]))
+    guests = [model.hook_dict[at], model.hook_dict["hook_pos_embed"]]
+    inside(name, function, model, at, edit, lambda: guests.extend(guest(point) for point in guests[:2]))
     for point, handle in zip(guests[:2], guests[2:], strict=True):
         if handle.id not in point._forward_hooks:
             raise CheckFailed(
@@ -260,13 +269,12 @@ def check_temporary_hook(function: object) -> None:
         handle.remove()
     kept(name, model, before)
     for error, said in ((Planned, "an error"), (Stopped, "Ctrl-C")):
-        if not inside(name, function, model, at, stumble(error)):
+        if not inside(name, function, model, at, edit, stumble(error)):
             raise CheckFailed(f"{name}: {said} inside the block is swallowed. Clean up, and let it pass.")
         if hooks_on(model) > before:
             raise CheckFailed(
                 f"{name}: after {said} inside the block the hook is still attached. Which part of `try` always runs?"
             )
-    passed(name, "attached inside, gone afterwards, also after an error")
 
 
 def kept(name: str, model, before: int) -> None:
@@ -293,19 +301,30 @@ def stumble(error: type[BaseException]) -> Callable[[], None]:
 
 def turned(activation, hook):
     """An edit whose answer cannot come about by itself."""
+    as_asked(activation, hook)
+    return 1 - 2 * activation
+
+
+def halved(activation, hook):
+    """Another one."""
+    as_asked(activation, hook)
+    return activation / 2 + 3
+
+
+def as_asked(activation, hook) -> None:
+    """Whether an edit is given what `model.hooks` would give it."""
     if not isinstance(activation, Tensor):
         raise TypeError(f"`edit` takes the activation first, and got a {type(activation).__name__}")
     if not hasattr(hook, "name"):
         raise TypeError(
             f"`edit` takes the hook second, whose name it may ask, and got a {type(hook).__name__}"
         )
-    return 1 - 2 * activation
 
 
-def inside(name: str, function: Callable, model, at: str, act: Callable) -> bool:
+def inside(name: str, function: Callable, model, at: str, edit: Callable, act: Callable) -> bool:
     """Run `act` inside the learner's block; whether the planned error came out of it."""
     try:
-        context = function(model, at, turned)
+        context = function(model, at, edit)
         if not hasattr(type(context), "__enter__"):
             raise CheckFailed(f"{name}: `with` cannot open it. Is `@contextmanager` above the function?")
         with context:
