@@ -1,6 +1,8 @@
 """Is this machine sound? One line per finding, and for each problem what to do about it."""
 
+import importlib.util
 import math
+import os
 import platform
 import shutil
 import sys
@@ -36,7 +38,7 @@ class Finding:
 def main() -> int:
     """Print every finding; 1 if there is a problem."""
     problems = 0
-    for check in (python, packages, devices, checkpoints, carried, disk):
+    for check in (python, machine, packages, devices, checkpoints, carried, disk):
         for finding in check():
             print(finding, flush=True)
             problems += bool(finding.remedy)
@@ -48,6 +50,40 @@ def python() -> Iterator[Finding]:
     old = sys.version_info < (3, 10)
     what = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     yield Finding(what, "install Python 3.10 or newer, then: make setup PYTHON=python3.12" if old else "")
+
+
+def machine() -> Iterator[Finding]:
+    """Which of README's boxes this is, and what that box needs."""
+    if platform.system() == "Darwin" and platform.machine() == "x86_64":
+        yield Finding(
+            "a Mac with an Intel processor",
+            "torch has no wheel for it any more: use Colab or another machine",
+        )
+    yield Finding(
+        f"{surroundings()}; "
+        + ("make is here" if shutil.which("make") else "without make: python -m mi_course does what it does")
+    )
+    missing = [name for name in ("jupyterlab", "pytest", "sphinx") if importlib.util.find_spec(name) is None]
+    if missing and not in_colab():
+        told = f"without {', '.join(missing)}: lab, test or site will not run"
+        yield Finding(told, "pip install -c constraints.txt -e .[dev]")
+
+
+def surroundings() -> str:
+    """What kind of environment Python runs in, in words."""
+    if in_colab():
+        return "Google Colab"
+    if conda := os.environ.get("CONDA_DEFAULT_ENV"):
+        return f"the conda environment {conda}"
+    return "a virtual environment" if sys.prefix != sys.base_prefix else "no virtual environment"
+
+
+def in_colab() -> bool:
+    return (
+        "google.colab" in sys.modules
+        or importlib.util.find_spec("google") is not None
+        and bool(os.environ.get("COLAB_RELEASE_TAG"))
+    )
 
 
 def packages() -> Iterator[Finding]:

@@ -39,7 +39,13 @@ ROWS = 4096  # rows run together: more do not fit the processor's cache
 
 
 class Experiment:
-    """A clean and a corrupted run, the answers they should give, and every patch between them."""
+    """A clean and a corrupted run, the answers they should give, and every patch between them.
+
+    `right` and `wrong` are one token id a prompt (a plain number where there is one prompt), read at `pos`. Prompts of
+    unequal length are padded on the left: `attention_mask` is 1 at tokens, and is found from the tokenizer's padding
+    where it is not given. `check` tries out at which sites a hook reaches the logits, where hooks do the patching: it
+    costs six forwards of a few tokens, and without it a patch of a hidden site does nothing and does not say so.
+    """
 
     def __init__(
         self,

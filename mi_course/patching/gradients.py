@@ -86,7 +86,7 @@ def first_order(
 def softmax_effects(
     forward: Forward, host: Activations, source: Activations, layer: int, kind: str,
     slope: Float[Tensor, "batch head query key"], hidden, jointly: bool,
-) -> Float[Tensor, "batch head pos"]:  # fmt: skip
+) -> Float[Tensor, "batch part pos"]:  # fmt: skip
     """Effects of changed queries or keys: the pattern recomputed exactly, the metric linear in the pattern.
 
     A query changes its own row. A key changes one column, and with it every later row's softmax: one pass a key.

@@ -24,7 +24,8 @@ class Hooked:
         self.refused: dict[str, str] = {}  # site → why it cannot be patched here
         self.always = corrections(model)
         names = {(site, i): f"blocks.{i}.{HOOKS[site]}" for site in HOOKS for i in range(self.n_layers)}
-        self.names = {key: name for key, name in names.items() if name in model.hook_dict}
+        there = model.hook_dict  # a bridge gathers it anew each time
+        self.names = {key: name for key, name in names.items() if name in there}
 
     def run(self, tokens, layout: Layout, embed, hooks: list[tuple]) -> Tensor:
         """Logits [batch pos d_vocab] with hooks, in 32 bits at least."""

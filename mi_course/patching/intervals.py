@@ -21,7 +21,7 @@ AT_ONCE = 128  # resamples held in memory together
 
 
 def bootstrap(
-    of: Callable[[Tensor], Tensor], n: int, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    of: Callable[[Tensor], Tensor], n: int, *, level: float | int = 0.95, resamples: int = 1000, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
     """The percentile interval of a statistic of means: `of(share [resample n])` gives it for prompts drawn with
     replacement, [*axes resample], each with its share in the mean.
@@ -56,7 +56,7 @@ def sign_flip_p(
     signs, found = signs.to(changes), changes.mean(-1, keepdim=True).abs()
     slack = 100 * torch.finfo(changes.dtype).eps * found  # a sum in another order is a tie
     hits = sum((((changes @ part.T) / n).abs() >= found - slack).sum(-1) for part in signs.split(AT_ONCE))
-    return hits.to(changes) / len(signs) if n <= EXACT else (hits + 1) / (permutations + 1)
+    return hits.to(changes) / len(signs) if n <= EXACT else (hits + 1).to(changes) / (permutations + 1)
 
 
 def rank_p(found: Float[Tensor, "*axes"], null: Float[Tensor, "draw"]) -> Float[Tensor, "*axes"]:

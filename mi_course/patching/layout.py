@@ -43,7 +43,7 @@ class Layout:
         itself = torch.eye(n_pos, dtype=torch.bool, device=self.device)
         return ahead | (~self.mask[:, None, None, :n_pos] & ~itself)
 
-    def alone(self, tokens: Int[Tensor, "batch pos"], prompt: int) -> Int[Tensor, "1 pos"]:
+    def alone(self, tokens: Int[Tensor, "batch pos"], prompt: int) -> Int[Tensor, "1 its_pos"]:
         """One prompt without its padding."""
         return tokens[prompt : prompt + 1] if self.mask is None else tokens[prompt, self.mask[prompt]][None]
 

@@ -2,7 +2,7 @@
 
 Queries, keys and values together make z, so do patterns and values; z makes attn_out, neurons make mlp_out; what is
 written adds up in the stream; and a stream makes everything above it. Each is tried with all layers at once, on a few
-tokens: five short forwards. A site whose identity fails is refused when it is asked for.
+tokens: six short forwards. A site whose identity fails is refused when it is asked for.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class PatchResult:
         return self.ends is not None and self.per_prompt.shape[-1] > 1
 
     def interval(
-        self, of: str = "effect", *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+        self, of: str = "effect", *, level: float | int = 0.95, resamples: int = 1000, seed: int = 0
     ) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"]]:
         """Bootstrap interval over prompts of the "effect", the "values" or the "scores": (low, high).
 

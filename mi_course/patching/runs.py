@@ -95,7 +95,7 @@ def record(
     tokens: Int[Tensor, "batch pos"],
     *,
     embed: Float[Tensor, "batch pos d_model"] | None = None,
-    attention_mask: Int[Tensor, "batch pos"] | Bool[Tensor, "batch pos"] | None = None,
+    attention_mask=None,
     check: bool = True,
 ) -> Run:
     """One forward with every activation kept; `embed` stands in for the tokens' embeddings (`hook_embed`).
