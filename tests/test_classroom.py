@@ -185,6 +185,25 @@ def test_a_notebook_edited_by_hand_is_tidied(clone):
     assert nbformat.writes(notebooks.tidy(nb)) + "\n" == path.read_text()
 
 
+def test_the_setup_cell_fetches_what_cells_need_on_colab_and_no_more():
+    setup = 'import x\n    subprocess.run(["mi_course @ git+https://github.com/a/b@main"])\nimport torch'
+    nb = notebook(setup)
+    nb.cells += [nbformat.v4.new_code_cell(source) for source in (
+        "# needs smollm2-135m-instruct\nx", "# needs efficientnet-lite0, smollm2-135m-instruct\ny")]  # fmt: skip
+    nb.cells[0].metadata.tags = ["setup"]
+    lines = badges.fetching(nb).cells[0].source.splitlines()
+    assert (
+        lines[2]
+        .strip()
+        .startswith(
+            'subprocess.run([sys.executable, "-m", "mi_course", "fetch", "efficientnet-lite0", "smollm2-135m-instruct"])'
+        )
+    )
+    assert badges.fetching(nb).cells[0].source.splitlines() == lines, "once is enough"
+    nb.cells = nb.cells[:1]
+    assert badges.fetching(nb).cells[0].source == setup, "and it goes when no cell needs one"
+
+
 def test_a_notebook_without_badge_or_setup_is_named(clone, capsys):
     clone("90_bare", "# T", "1")
     assert badges.badges() == 1

@@ -22,6 +22,10 @@ def test_every_cell_was_run_in_order_without_error(stored):
     assert notebooks.unrun_cells(stored[1]) == []
 
 
+def test_cells_that_depend_on_a_real_model_say_so(stored):
+    assert notebooks.unmarked_cells(stored[1]) == []
+
+
 def test_every_section_shows_something_that_is_compared(stored):
     assert notebooks.silent_sections(stored[1]) == []
 

@@ -17,7 +17,13 @@ from mi_course.pretrained import convert, efficientnet, fetching, registry
 
 D, D_MLP, HEADS, KV = 64, 96, 4, 2
 MERGES = ["Ġ Ġ", "a b", "Ġ a"]
-TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), *(m.replace(" ", "") for m in MERGES)]
+TOKENS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    *sorted(ByteLevel.alphabet()),
+    *(m.replace(" ", "") for m in MERGES),
+]
 SIZES = {"attn_q": (D, D), "attn_k": (D // 2, D), "attn_v": (D // 2, D), "attn_output": (D, D),
          "ffn_gate": (D_MLP, D), "ffn_up": (D_MLP, D), "ffn_down": (D, D_MLP)}  # fmt: skip
 THEIRS = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
@@ -62,7 +68,10 @@ def tiny(tmp_path_factory):
     for layer in range(2):
         for name, shape in SIZES.items():
             add(f"blk.{layer}.{name}.weight", shape, gguf.GGMLQuantizationType.Q4_1)
-    for name in ["output_norm", *(f"blk.{layer}.{norm}" for layer in range(2) for norm in ("attn_norm", "ffn_norm"))]:
+    for name in [
+        "output_norm",
+        *(f"blk.{layer}.{norm}" for layer in range(2) for norm in ("attn_norm", "ffn_norm")),
+    ]:
         inside[f"{name}.weight"] = torch.from_numpy(1 + rng.normal(0, 0.1, D).astype(np.float32))
         out.add_tensor(f"{name}.weight", inside[f"{name}.weight"].numpy())
     out.write_header_to_file()
@@ -84,14 +93,19 @@ def reference(inside) -> transformers.LlamaForCausalLM:
         num_key_value_heads=KV, max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=True,
         rope_parameters={"rope_theta": 100_000.0, "rope_type": "default"},
     )  # fmt: skip
-    state = {"model.embed_tokens.weight": inside["token_embd.weight"], "model.norm.weight": inside["output_norm.weight"]}
+    state = {
+        "model.embed_tokens.weight": inside["token_embd.weight"],
+        "model.norm.weight": inside["output_norm.weight"],
+    }
     for layer in range(2):
         for name, theirs in THEIRS.items():
             weight = inside[f"blk.{layer}.{name}.weight"]
             heads = {"attn_q": HEADS, "attn_k": KV}.get(name)
             state[f"model.layers.{layer}.{theirs}.weight"] = unturned(weight, heads) if heads else weight
         state[f"model.layers.{layer}.input_layernorm.weight"] = inside[f"blk.{layer}.attn_norm.weight"]
-        state[f"model.layers.{layer}.post_attention_layernorm.weight"] = inside[f"blk.{layer}.ffn_norm.weight"]
+        state[f"model.layers.{layer}.post_attention_layernorm.weight"] = inside[
+            f"blk.{layer}.ffn_norm.weight"
+        ]
     model = transformers.LlamaForCausalLM(config)
     told = model.load_state_dict(state, strict=False)
     assert told.missing_keys == ["lm_head.weight"] and not told.unexpected_keys
@@ -118,8 +132,10 @@ def test_every_weight_is_the_one_in_the_file(tiny, made):
 
 def test_the_folder_computes_what_the_file_says(tiny, made):
     tokens = torch.randint(3, len(TOKENS), (2, 20), generator=torch.Generator().manual_seed(0))
-    there = reference(tiny[1]).half().float()  # its weights in float16, as the folder's
+    there = reference(tiny[1])
     with torch.no_grad():
+        for weight in there.parameters():  # in float16, as the folder's
+            weight.copy_(weight.half())
         ours, theirs = pretrained.load(made, dtype=torch.float32)(tokens), there(tokens).logits
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
     assert theirs.std() > 1
@@ -142,7 +158,9 @@ def test_the_tokenizer_splits_digits_and_keeps_blanks(made):
 
 
 def test_a_model_that_was_read_wrongly_is_refused(tiny, tmp_path):
-    with pytest.raises(CourseError, match=r"transformers \S+ reads this file wrongly: after 'The capital of France is'"):
+    with pytest.raises(
+        CourseError, match=r"transformers \S+ reads this file wrongly: after 'The capital of France is'"
+    ):
         convert.language([tiny[0]], tmp_path, True)
     assert list(tmp_path.iterdir()) == []
 
@@ -194,7 +212,9 @@ def test_a_state_dict_that_is_something_else_is_refused(tmp_path, capsys, conten
             del state["_fc.bias"]
         torch.save(state, files[0])
     (tmp_path / "made").mkdir()
-    with pytest.raises(CourseError, match="efficientnet-lite0 could not be converted .*; nothing was kept") as caught:
+    with pytest.raises(
+        CourseError, match="efficientnet-lite0 could not be converted .*; nothing was kept"
+    ) as caught:
         fetching.converted(registry.carried("efficientnet-lite0"), files, tmp_path / "made", True)
     assert "\n" not in str(caught.value) and "this must never run" not in capsys.readouterr().out
     assert list((tmp_path / "made").iterdir()) == []

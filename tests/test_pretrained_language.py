@@ -95,13 +95,20 @@ def test_it_says_so_when_it_computes_in_another_width(tmp_path, capsys):
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=language.short)
 def test_16_bits_on_a_processor_without_them(sound, monkeypatch, capsys, dtype, fast):
-    for name in [name for name in dir(torch.cpu) if name.startswith("_is_")]:
-        monkeypatch.setattr(torch.cpu, name, lambda: fast)
+    able = {"architecture": "x86_64", **{name: fast for names in language.FAST.values() for name in names}}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
     bridge = pretrained.load(sound, dtype=dtype)
     assert {p.dtype for p in bridge.parameters()} == {dtype} and bridge(tokens()).dtype == dtype
     said = capsys.readouterr().out
     assert said == ("" if fast else f"This processor has no fast {language.short(dtype)} arithmetic: "
                     "float32, the default, is likely quicker and exact.\n")  # fmt: skip
+
+
+def test_nothing_is_said_of_a_processor_that_cannot_be_asked(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64"}, raising=False)
+    assert language.slowness(torch.float16, "cpu") == ""
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert language.slowness(torch.float16, "cpu") == ""
 
 
 def test_loading_leaves_transformers_as_it_was(sound):

@@ -195,15 +195,15 @@ def short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+FAST = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp16", "amx_fp16")}
+
+
 def slowness(dtype: torch.dtype, device: str) -> str:
-    """A sentence where this processor has no fast arithmetic of that width, else nothing."""
-    if device != "cpu" or dtype not in (torch.float16, torch.bfloat16):
-        return ""
-    fast = {
-        torch.bfloat16: ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
-        torch.float16: ("_is_amx_fp16_supported", "_is_avx512_fp16_supported"),
-    }[dtype]
-    if any(getattr(torch.cpu, name)() for name in fast if hasattr(torch.cpu, name)):
+    """A sentence where this processor says it has no fast arithmetic of that width, else nothing."""
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if device != "cpu" or dtype not in FAST or able.get("architecture") != "x86_64":
+        return ""  # where nobody can say, nothing is said
+    if any(able.get(name) for name in FAST[dtype]):
         return ""
     return f"This processor has no fast {short(dtype)} arithmetic: float32, the default, is likely quicker and exact."
 
