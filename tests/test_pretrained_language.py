@@ -14,7 +14,13 @@ from mi_course.errors import CourseError
 from mi_course.pretrained import language
 
 WORDS = ["<|end|>", "a", "b", "c", "d", "the", "cat", "sat"]
-SMALL = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 MAKES = {
     "GPT2": lambda: transformers.GPT2Config(vocab_size=40, n_positions=32, n_embd=32, n_layer=2, n_head=4),
     "Llama": lambda: transformers.LlamaConfig(**SMALL, num_key_value_heads=2),
@@ -28,7 +34,9 @@ def save(folder, config, dtype=torch.float32, seed=0):
     torch.manual_seed(seed)
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<|end|>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>").save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>").save_pretrained(
+        folder
+    )
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for weight in model.parameters():  # large enough that 16 bits would show
@@ -69,7 +77,10 @@ def test_logits_are_those_of_transformers_in_float32(make, dtype, tmp_path):
 def test_computing_in_16_bits_would_be_seen_here(tmp_path):
     folder = save(tmp_path / "half", MAKES["Llama"](), torch.float16)
     with torch.no_grad():
-        exact, half = pretrained.load(folder)(tokens()), pretrained.load(folder, dtype=torch.float16)(tokens())
+        exact, half = (
+            pretrained.load(folder)(tokens()),
+            pretrained.load(folder, dtype=torch.float16)(tokens()),
+        )
     assert (exact - half).abs().max() > 1e-3
 
 
@@ -169,7 +180,9 @@ def change(folder, **new):
 
 def test_unknown_architectures_get_the_nearest_that_works(folder):
     change(folder, architectures=["LLaMAForCausalLM"])
-    refuses(folder, "a LLaMAForCausalLM, which has no bridge as a language model. Did you mean 'LlamaForCausalLM'")
+    refuses(
+        folder, "a LLaMAForCausalLM, which has no bridge as a language model. Did you mean 'LlamaForCausalLM'"
+    )
     change(folder, architectures=["BertForSequenceClassification"])
     refuses(folder, "BertForSequenceClassification, which has no bridge")
     change(folder, architectures=["LlamaForCausalLM"], model_type="lama")

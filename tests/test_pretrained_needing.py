@@ -28,7 +28,9 @@ def test_a_cell_says_what_it_needs_before_its_first_line(source, models):
 
 
 def test_a_name_that_nobody_carries_is_a_mistake():
-    with pytest.raises(CourseError, match="No package is known to carry .smollm2.. Known: smollm2-135m-instruct"):
+    with pytest.raises(
+        CourseError, match="No package is known to carry .smollm2.. Known: smollm2-135m-instruct"
+    ):
         needing.absent("# needs smollm2\nx")
 
 
@@ -72,7 +74,10 @@ def test_without_it_they_are_skipped_and_their_claims_not_run(tmp_path, monkeypa
     assert skipped == again and skipped.startswith("Skipped: smollm2-135m-instruct is not on this machine")
     assert verdicts == "TT-01 · not run here\nMF-02 · not run here"
     assert "TT-01 · not run here" in shown(nb.cells[4])[0] and shown(nb.cells[5]) == ["2"]
-    assert [problem[:18] for problem in notebooks.unrun_cells(nb)] == ["Cell 2 was skipped", "Cell 3 was skipped"]
+    assert [problem[:18] for problem in notebooks.unrun_cells(nb)] == [
+        "Cell 2 was skipped",
+        "Cell 3 was skipped",
+    ]
     nbformat.write(nb, tmp_path / "00_toy.ipynb")
     board = claims.Scoreboard.from_notebooks([tmp_path / "00_toy.ipynb"])
     assert board.counts() == {"not run here": 2, "open": 1}
@@ -100,7 +105,9 @@ def test_a_cell_that_forgot_to_say_so_is_found():
         return notebooks.unmarked_cells(new_notebook(cells=[new_code_cell(source) for source in sources]))
 
     assert problems("x = 1", f"{MARK}\nreal = 1\nx = real", "x + 1", f"{MARK}\nreal") == []
-    assert problems(f"{MARK}\nreal = 1", "print(real)") == [f"Cell 1 uses real: its first line must be `{MARK}`."]
+    assert problems(f"{MARK}\nreal = 1", "print(real)") == [
+        f"Cell 1 uses real: its first line must be `{MARK}`."
+    ]
     assert problems(f"{MARK}\nreal = 1", "real = 2", "real") == []
     assert problems(f"{MARK}\ndef f(x): return x", "lambda x: x", "y = f(1)")[0].startswith("Cell 2 uses f:")
     assert problems(f"{MARK}\nreal = 1", "%time real") == []  # no plain Python
@@ -112,4 +119,6 @@ def test_not_run_wants_known_claims():
 
 
 def test_every_model_can_be_needed():
-    assert set(registry.CARRIED) == {name for name in registry.CARRIED if needing.needs(f"# needs {name}\n") == [name]}
+    assert set(registry.CARRIED) == {
+        name for name in registry.CARRIED if needing.needs(f"# needs {name}\n") == [name]
+    }

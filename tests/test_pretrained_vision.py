@@ -135,12 +135,16 @@ def test_it_names_what_is_in_a_picture(model, name, label):
 
 
 @real
-@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published package is not here: make test-efficientnet")
+@pytest.mark.skipif(
+    not PUBLISHED.exists(), reason="the published package is not here: make test-efficientnet"
+)
 def test_logits_are_those_of_the_published_package(model, tmp_path):
     """Its own code, in a process of its own, on our weights under its names."""
     x = torch.cat([images(2, 224), pretrained.pixels(load_sample_image("china.jpg"))])
     names = {efficientnet.our_name(theirs): theirs for theirs in theirs_names()}
-    torch.save({"x": x, "state": {names[name]: w for name, w in model.state_dict().items()}}, tmp_path / "in.pt")
+    torch.save(
+        {"x": x, "state": {names[name]: w for name, w in model.state_dict().items()}}, tmp_path / "in.pt"
+    )
     code = f"""
 import torch
 from efficientnet_lite_pytorch import EfficientNet
@@ -160,7 +164,12 @@ with torch.no_grad():
 def theirs_names() -> list[str]:
     """The names in the published state dict, written out from its structure."""
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    steps = ["_conv_stem.weight", *(f"_bn0.{n}" for n in norm), "_conv_head.weight", *(f"_bn1.{n}" for n in norm)]
+    steps = [
+        "_conv_stem.weight",
+        *(f"_bn0.{n}" for n in norm),
+        "_conv_head.weight",
+        *(f"_bn1.{n}" for n in norm),
+    ]
     for i in range(16):
         parts = [("expand", "_bn0"), ("depthwise", "_bn1"), ("project", "_bn2")][0 if i else 1 :]
         for part, bn in parts:

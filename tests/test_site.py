@@ -186,7 +186,9 @@ def small(clone, monkeypatch):
     monkeypatch.delitem(sys.modules, "mi_site", raising=False)
     import mi_site
 
-    monkeypatch.setattr(mi_site, "public", lambda: {"errors": {"kinds": {"CourseError": "autoclass"}, "line": "E."}})
+    monkeypatch.setattr(
+        mi_site, "public", lambda: {"errors": {"kinds": {"CourseError": "autoclass"}, "line": "E."}}
+    )
     monkeypatch.setattr(site, "sphinx", SPHINX)
 
     def built(*cells: str, name: str = "90_t") -> str:
