@@ -27,3 +27,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return " There are none."
     some = list(spelling.values())[:8]
     return f" Known: {', '.join(some)}{' …' if len(spelling) > len(some) else ''}."
+
+
+def kind_of(thing: object) -> str:
+    """What a thing is, with its article."""
+    name = type(thing).__name__
+    return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"

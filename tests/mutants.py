@@ -203,6 +203,44 @@ def cleaning(node: ast.Try) -> Changes:
     yield "line left out", ast.If(ast.Constant(True), [*node.body, *node.finalbody], [])
 
 
+SIZES = {"shape", "d_vocab", "n_ctx", "d_model", "d_head", "n_heads", "n_layers"}
+
+
+def size(node: ast.Call | ast.Attribute) -> Changes:
+    """The size that the first input had, for every input: what a number copied from the example does."""
+    if isinstance(node, ast.Call):
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        known = name in ("len", "size", "numel")
+    else:
+        known = node.attr in SIZES and isinstance(node.ctx, ast.Load)
+    if known:
+        yield "hard-coded size", written("globals().setdefault({!r}, {})", ast.unparse(node), node)
+
+
+def ties(node: ast.Call) -> Changes:
+    """Of equal values the last where the first was taken."""
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    given = [ast.unparse(item) for item in (*node.args, *node.keywords)]
+    if isinstance(node.func, ast.Attribute):
+        of, axis = f"({ast.unparse(node.func.value)})", (given or ["-1"])[0].split("=")[-1]
+        if name in ("argmax", "argmin") and len(given) < 2 and not of.startswith("(torch"):
+            yield (
+                "lost tie",
+                written(f"{of}.shape[{axis}] - 1 - {of}.flip({axis}).{name}({', '.join(given)})"),
+            )
+        if name == "index" and len(given) == 1:
+            yield "lost tie", written(f"len({of}) - 1 - {of}[::-1].index({given[0]})")
+    elif name in ("sorted", "max", "min") and node.keywords and len(node.args) == 1:
+        yield "lost tie", written(f"{name}({', '.join([f'list({given[0]})[::-1]', *given[1:]])})")
+
+
+def written(expression: str, value: str = "", at: ast.AST | None = None) -> ast.AST:
+    """An expression as a piece of a syntax tree; with `at`, its place names what is remembered of `value`."""
+    if at is not None:
+        expression = expression.format(f"_size_{at.lineno}_{at.col_offset}", value)
+    return ast.parse(expression, mode="eval").body
+
+
 def neighbours(items: list) -> Iterator[list]:
     for i in range(len(items) - 1):
         yield [*items[:i], items[i + 1], items[i], *items[i + 2 :]]
@@ -217,7 +255,7 @@ def stepped(items: list) -> Iterator[list]:
 
 OPERATORS = {
     ast.BinOp: [arithmetic], ast.Constant: [constant], ast.UnaryOp: [negative], ast.Compare: [comparison],
-    ast.Call: [call], ast.Attribute: [named], ast.Name: [named], ast.Subscript: [subscript], ast.Slice: [bounds],
+    ast.Call: [call, size, ties], ast.Attribute: [named, size], ast.Name: [named], ast.Subscript: [subscript], ast.Slice: [bounds],
     ast.IfExp: [branch], ast.Tuple: [sequence], ast.List: [sequence], ast.Dict: [dictionary],
     ast.comprehension: [condition], ast.Assign: [line], ast.AugAssign: [line], ast.Expr: [line], ast.Return: [line],
     ast.Try: [cleaning], ast.Yield: [], ast.If: [line], ast.For: [line],
@@ -410,7 +448,8 @@ KINDS = {
     "argument": "`f(x, k)` → `f(x)`", "axis": "`x.sum(0)` → `x.sum()`, `p[q, k]` → `p[k, q]`",
     "branch": "`a if by_norm else b` → `a`", "comparison": "`f > 0` → `f >= 0`", "constant": "`0.5` → `1.0`",
     "flag": "`keepdim=True` → `keepdim=False`", "function": "`relu` → `abs`, `max` → `min`", "left out": "`a + b` → `a`",
-    "line left out": "`z = z.clone()` → nothing", "mask": "`triu(1)` → `tril(1)`, no mask at all",
+    "hard-coded size": "`len(tokens)` → what it was for the first input",
+    "line left out": "`z = z.clone()` → nothing", "lost tie": "`x.argmax()` → the last of equal values", "mask": "`triu(1)` → `tril(1)`, no mask at all",
     "normalisation": "`sum` → `mean`, `a / n` → `a`", "off by one": "`x[:, -n:]` → `x[:, -n + 1:]`",
     "operator": "`a @ b` → `a * b`", "order": "`a @ b` → `b @ a`, `f(q, k)` → `f(k, q)`",
     "sign": "`a - b` → `a + b`, `-1` → `1`", "transposition": "`Q @ K.T` → `Q @ K`",

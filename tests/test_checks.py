@@ -1,10 +1,14 @@
 """The machinery of the checks survives whatever a learner hands in, and names the mistake."""
 
+import importlib
+import re
 import signal
 import threading
 import time
 import warnings
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 
@@ -220,3 +224,26 @@ def test_inputs_are_copies():
     with pytest.raises(CheckFailed):
         grade(lambda x: x.zero_().sum(-1))
     assert torch.equal(before, CASES[0][0])
+
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("0[0-6]_*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_exercises_have_the_notebooks_numbers(path):
+    """`Exercise N` in a check's docstring is the number under which the notebook asks for it."""
+    numbers, asked = [], {}
+    module = None
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            numbers += map(int, re.findall(r"^(?:### Exercise |\*\*)(\d+)(?: |:)", cell.source, re.MULTILINE))
+        elif found := re.search(r"from mi_course\.checks import (\w+)", cell.source):
+            module = importlib.import_module(f"mi_course.checks.{found[1]}")
+        if cell.cell_type == "code" and (found := re.search(r"checks\.(check_\w+)\(", cell.source)):
+            asked[found[1]] = numbers[-1]
+    said = {
+        name: int(re.match(r"Exercise (\d+)[: ]", check.__doc__)[1])
+        for name, check in vars(module).items()
+        if name.startswith("check_") and check.__module__ == module.__name__ and name in asked
+    }
+    assert said == asked and sorted(asked.values()) == list(range(1, len(asked) + 1))

@@ -77,6 +77,18 @@ def shift(n, sharpness):
     return scores
 
 
+def shift_with_a_constant(n, sharpness):
+    return shift(n, sharpness) + torch.arange(n)[:, None] - 5.0  # softmax cannot see what a row has in common
+
+
+def shift_that_wraps(n, sharpness):
+    return sharpness * torch.eye(n).roll(-1, 1)  # what the first row asks for, the mask hides
+
+
+def shift_by_a_penalty(n, sharpness):
+    return torch.where(torch.arange(n)[:, None] - torch.arange(n) == 1, 0.0, -sharpness)
+
+
 def k_score(W_OV, W_QK):
     return (W_OV @ W_QK.T).norm() / (W_OV.norm() * W_QK.norm())
 
@@ -111,6 +123,17 @@ def three_on(model):
     return model
 
 
+def seventeen(model):
+    P = model.cfg.n_ctx
+    model.blocks[0].attn.W_Q[0, 34 : 34 + P, :P] = model.blocks[0].attn.W_Q.max() * torch.ones(P - 2).diag(-2)
+    return model
+
+
+def restless(model):
+    model.blocks[1].attn.W_Q[0, :, -1] = 0
+    return two_on(model)
+
+
 def shift_gone(model):
     block, P = position_block(model)
     model.blocks[0].attn.W_K[0, block, :P] = torch.ones(P - 1).diag(-1)
@@ -135,6 +158,9 @@ RIGHT = [
     (checks.check_composed_pattern, lambda first, second: torch.einsum("qm,mk->qk", second, first)),
     (checks.check_k_composition, k_score),
     (checks.check_k_composition, k_score_by_trace),
+    (checks.check_previous_token_scores, shift_with_a_constant),
+    (checks.check_previous_token_scores, shift_that_wraps),
+    (checks.check_previous_token_scores, shift_by_a_penalty),
     (checks.check_say_two_on, two_on),
     (checks.check_say_two_on, two_on_by_keys),
 ]  # fmt: skip
@@ -158,7 +184,6 @@ WRONG = [
     (checks.check_prefix_matching, lambda p, n: n * prefix(p, n), "sum"),
     (checks.check_previous_token_scores, lambda n, s: shift(n, s).T, "transposed"),
     (checks.check_previous_token_scores, lambda n, s: s * torch.eye(n), "itself"),
-    (checks.check_previous_token_scores, lambda n, s: s * torch.eye(n).roll(1, 0), "wraps"),
     (checks.check_previous_token_scores, lambda n, s: shift(n, 1), "sharpness"),
     (checks.check_composed_pattern, lambda first, second: first @ second, "order"),
     (checks.check_composed_pattern, lambda first, second: first * second, "entry by entry"),
@@ -172,6 +197,8 @@ WRONG = [
     (checks.check_say_two_on, three_on, "three"),
     (checks.check_say_two_on, shift_gone, "present token"),
     (checks.check_say_two_on, silent, "nothing"),
+    (checks.check_say_two_on, seventeen, "say two on"),
+    (checks.check_say_two_on, restless, "place of rest"),
     (checks.check_say_two_on, lambda model: None, "return"),
 ]  # fmt: skip
 

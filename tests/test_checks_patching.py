@@ -161,6 +161,10 @@ def values(run, clean, corrupted, direction):
     return found if direction == "denoising" else [1 - effect for effect in found]
 
 
+def each_effect(change):
+    return lambda *given: [change(effect) for effect in effects(*given)]
+
+
 def effects_piled_up(run, clean, corrupted, direction):
     host, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
     before, other, patch, found = run(host)["out"], run(source), {}, []
@@ -255,6 +259,10 @@ WRONG = [
     (checks.check_patch_head, lambda z, s, h, p: put(z, s, 0, p, h), "first prompt"),
     (checks.check_patch_head, lambda z, s, h, p: patch_head(s, z, h, p), "source and host"),
     (checks.check_patch_head, lambda z, s, h, p: s.clone(), "the other run"),
+    (checks.check_effects, each_effect(abs), "all effects are positive"),
+    (checks.check_effects, each_effect(lambda e: max(0.0, e)), "cut off below 0"),
+    (checks.check_effects, each_effect(lambda e: min(1.0, e)), "cut off above 1"),
+    (checks.check_effects, each_effect(lambda e: min(1.0, max(0.0, e))), "between 0 and 1"),
     (checks.check_effects, lambda r, a, b, way: effects(r, a, b, turned(way)), "directions are swapped"),
     (checks.check_effects, values, "1 − value"),
     (checks.check_effects, lambda *given: [1 - e for e in effects(*given)], "belongs to noising|in both directions"),
@@ -328,7 +336,7 @@ def test_wrong_answers_hear_what_went_wrong(check, function, keyword):
 
 def test_the_networks_are_the_gates_of_the_paper():
     """Denoising sees an OR whole and an AND not at all, noising the other way round (AP-02, AP-03)."""
-    gate_and, gate_or, _ = checks.networks()
+    gate_and, gate_or, *_ = checks.networks()
     ask = lambda run, way: effects(run, (1.0, 1.0), (0.0, 0.0), way)
     assert ask(gate_and, "denoising") == [0, 0, 1] and ask(gate_and, "noising") == [1, 1, 1]
     assert ask(gate_or, "denoising") == [1, 1, 1] and ask(gate_or, "noising") == [0, 0, 1]

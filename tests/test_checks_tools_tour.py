@@ -104,6 +104,37 @@ RIGHT = {
 }
 
 
+@contextmanager
+def removing_the_last(model, name, edit):
+    point = model.hook_dict[name]
+    point.register_forward_hook(lambda m, given, activation: edit(activation, point))
+    try:
+        yield
+    finally:
+        point._forward_hooks.popitem()
+
+
+@contextmanager
+def tidy_after_exceptions(model, name, edit):
+    point = model.hook_dict[name]
+    handle = point.register_forward_hook(lambda m, given, activation: edit(activation, point))
+    try:
+        yield
+    except Exception:
+        handle.remove()
+        raise
+    handle.remove()
+
+
+@contextmanager
+def with_its_name(model, name, edit):
+    handle = model.hook_dict[name].register_forward_hook(lambda m, given, activation: edit(activation, name))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 # -- wrong answers, each with a word its message must hold --------------------------------------------
 
 
@@ -261,6 +292,9 @@ WRONG = [
     (checks.check_temporary_hook, never_removed, "after the block"),
     (checks.check_temporary_hook, swallowing, "swallowed"),
     (checks.check_temporary_hook, removing_all, "somebody else"),
+    (checks.check_temporary_hook, removing_the_last, "need not be yours"),
+    (checks.check_temporary_hook, tidy_after_exceptions, "after Ctrl-C"),
+    (checks.check_temporary_hook, with_its_name, "takes the hook second"),
     (checks.check_temporary_hook, dropping, "does nothing"),
     (checks.check_temporary_hook, straight, "raises"),
     (checks.check_temporary_hook, bare, "contextmanager"),

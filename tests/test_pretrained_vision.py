@@ -89,6 +89,23 @@ def test_padding_is_tensorflows(kernel, stride, size):
             torch.testing.assert_close(y[..., i, 0], here, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("block, stride", [(0, 2), (1, 4), (2, 4), (3, 8), (5, 16)])
+def test_the_centre_of_a_unit_is_where_the_page_says(block, stride):
+    """Whatever reaches unit i lies around pixel stride·(i + 1) − 1: all weights positive, nothing saturated."""
+    model = efficientnet.EfficientNetLite().eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(1 / weight[0].numel()) if weight.ndim == 4 else None
+    x, i = torch.full((1, 3, 224, 224), 0.1, requires_grad=True), 112 // stride
+    seen = {}
+    model.run_with_hooks(
+        x, fwd_hooks=[(f"blocks.{block}.hook_depthwise_pre", lambda y, hook: seen.update(y=y))]
+    )
+    (reach,) = torch.autograd.grad(seen["y"][0, 0, i, i], x)
+    rows = reach[0].abs().sum((0, 2)).nonzero().flatten()
+    assert (rows.min() + rows.max()) / 2 == stride * (i + 1) - 1
+
+
 def test_folded_weights_do_both_steps(random):
     x = images(2, 32)
     kernel, bias = random.stem.folded()

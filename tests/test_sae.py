@@ -88,6 +88,20 @@ def test_the_auxiliary_loss_of_the_dead():
     assert bool(grad[dead].any()) and not bool(grad[~dead].any())
 
 
+def test_the_dead_take_turns_in_the_auxiliary_loss(monkeypatch):
+    """A bounded number of them a step, so that its cost is bounded; all get a gradient in time."""
+    one, x = one_of("topk"), noise(0, 256)
+    monkeypatch.setattr(sae.kinds, "AT_ONCE", 4)
+    one.register_buffer("step", torch.tensor(0))
+    dead, error, seen = torch.arange(20) < 10, noise(1, 256), []
+    for step in range(5):
+        one.step.fill_(step)
+        (grad,) = torch.autograd.grad(sae.auxiliary_loss(one, x, error, dead), one.W_dec)
+        seen.append(set(grad.any(1).nonzero()[:, 0].tolist()))
+        assert 0 < len(seen[-1]) <= 4
+    assert seen[2] == {8, 9, 0, 1} and set.union(*seen) == set(range(10))
+
+
 def test_jumprelu_learns_its_threshold():
     """The kernel's estimate of the gradient agrees with a difference over many inputs."""
     threshold = torch.tensor([0.5], requires_grad=True)

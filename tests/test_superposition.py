@@ -645,3 +645,15 @@ def test_divergence_keeps_what_came_before():
     with pytest.raises(TrainingDiverged, match="learning rate") as error:
         toy.train(models(), toy.Features(3, 0.5), steps=50, lr=1e30, batch=8)
     assert len(error.value.history.loss) >= 1
+
+
+@pytest.mark.parametrize("n, m", [(4, 3), (5, 3), (7, 3), (8, 3), (6, 6), (9, 2)])
+def test_a_tight_frame_has_one_dimensionality_whatever_its_shape(n, m):
+    W = toy.tight_frame(n, m, seed=3)
+    assert_close(W.norm(dim=0), torch.ones(n).double(), atol=1e-9, rtol=0)
+    assert_close(W @ W.T, torch.eye(m).double() * n / m, atol=1e-6, rtol=0)
+    assert_close(toy.feature_dimensionality(W), torch.full((n,), m / n).double(), atol=1e-6, rtol=0)
+    if n > m:
+        assert not torch.allclose(toy.cosines(W), toy.cosines(toy.tight_frame(n, m, seed=4)), atol=0.01)
+    with pytest.raises(CourseError, match="as many vectors as dimensions, not 2 in 3"):
+        toy.tight_frame(2, 3)

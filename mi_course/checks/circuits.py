@@ -132,7 +132,7 @@ def wrong_pairs(rules: list[tuple[str, str, str]]) -> set[tuple[str, str, str]]:
 
 
 def check_wrong_pairs(function: object) -> None:
-    """Exercise 4: the skip-trigrams a single head raises although nobody wanted them."""
+    """Exercise 5: the skip-trigrams a single head raises although nobody wanted them."""
     keep = [("keep", "in", "mind"), ("keep", "at", "bay")]
     lot = [
         *keep,
@@ -179,7 +179,7 @@ def largest(product: Tensor, k: int) -> list[tuple[int, int, int]]:
 
 
 def check_best_triples(function: object) -> None:
-    """Exercise 5: the k best skip-trigrams (source, dest, out) by attention × OV entry."""
+    """Exercise 4: the k best skip-trigrams (source, dest, out) by attention × OV entry."""
     cases = [
         (random(n, n, seed=n).softmax(-1), random(n, n, seed=n + 9), k) for n, k in ((3, 3), (5, 4), (6, 8))
     ]

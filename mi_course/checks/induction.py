@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mi_course import induction
 from mi_course.checks import CheckFailed, answer, check
+from mi_course.checks.circuits import check_through
 from mi_course.corpora.corpus import generator
 from mi_course.induction.scores import icl_scores, patterns
 from mi_course.induction.trained import freeze
@@ -64,7 +65,7 @@ def check_induction_guess(function: object) -> None:
 
 
 def check_causal_pattern(function: object) -> None:
-    """Exercise 2: scores [query, key] to an attention pattern."""
+    """Exercise 4: scores [query, key] to an attention pattern."""
     cases = [(random(n, n, seed=n),) for n in (2, 3, 6)]
     cases.append((cases[-1][0].round(),))  # some scores are exactly 0
     below = lambda s: s.masked_fill(torch.ones_like(s).tril(-1).bool(), -torch.inf).softmax(-1)
@@ -94,7 +95,7 @@ def stripe(pattern: Tensor, period: int, offset: int = 1) -> Tensor:
 
 
 def check_prefix_matching(function: object) -> None:
-    """Exercise 3: the prefix-matching score of one head on two copies."""
+    """Exercise 2: the prefix-matching score of one head on two copies."""
     cases = [(causal(3 * random(2 * p, 2 * p, seed=p)), p) for p in (2, 3, 7)]
     everywhere = lambda p, n: p.diagonal(offset=1 - n).sum() / (2 * n)
     mistakes = {
@@ -114,23 +115,31 @@ def check_prefix_matching(function: object) -> None:
 
 
 def check_previous_token_scores(function: object) -> None:
-    """Exercise 4: a matrix of position scores that makes a previous-token head."""
-    cases = [(2, 1.0), (5, 30.0), (8, 100.0)]
-    right = lambda n, s: s * torch.ones(n - 1).diag(-1)
+    """Exercise 3: a matrix of position scores that makes a previous-token head."""
+    cases = [(2, 1.0), (5, 3.0), (8, 100.0), (1, 2.0)]
+    right = lambda n, s: s * torch.ones(n - 1).diag(-1)[:n, :n]
+
+    def seen(scores):
+        """What the softmax makes of scores: a constant in a row is nothing to it, nor what the mask hides."""
+        square = isinstance(scores, Tensor) and scores.ndim == 2 and scores.shape[0] == scores.shape[1]
+        return causal(scores.double()) if square else scores
+
     mistakes = {
         "it is transposed: position i asks for i + 1, which the mask hides.": lambda n, s: right(n, s).T,
         "this head attends to itself: the stripe is off by one.": lambda n, s: s * torch.eye(n),
-        "position 0 asks for the last position: the matrix wraps around.":
-            lambda n, s: s * torch.eye(n).roll(-1, 1),
         "the sharpness is left out.": lambda n, s: right(n, 1.0),
+        "the sharpness counts twice.": lambda n, s: right(n, s * s),
         "this looks two back: the stripe is off by one.": lambda n, s: s * torch.ones(n).diag(-2)[:n, :n],
+        "every earlier position scores as high as the one before.": lambda n, s: s * torch.ones(n, n).tril(-1),
     }  # fmt: skip
     say = "row i asks for i − 1"
-    check("previous-token scores", function, right, cases, mistakes, say=say)
+    visible = {sentence: (lambda n, s, f=f: seen(f(n, s))) for sentence, f in mistakes.items()}
+    reference = lambda n, s: seen(right(n, s))
+    check_through(seen, "previous-token scores", function, reference, cases, visible, say=say)
 
 
 def check_composed_pattern(function: object) -> None:
-    """Exercise 5: the pattern of a virtual head."""
+    """Exercise 6: the pattern of a virtual head."""
     cases = [(causal(2 * random(n, n, seed=n)), causal(2 * random(n, n, seed=n + 50))) for n in (2, 3, 6)]
     mistakes = {
         "the heads are in the wrong order: a row vector times first · second would run the later head first.":
@@ -148,7 +157,7 @@ def check_composed_pattern(function: object) -> None:
 
 
 def check_k_composition(function: object) -> None:
-    """Exercise 6: the raw K-composition score of two heads."""
+    """Exercise 7: the raw K-composition score of two heads."""
     shapes = [(random(6, 2, seed=s), random(2, 6, seed=s + 1), random(6, 2, seed=s + 2), random(2, 6, seed=s + 3))
               for s in (0, 10, 20)]  # fmt: skip
     cases = [(V @ O, Q @ K) for V, O, Q, K in shapes]
@@ -175,19 +184,21 @@ def check_k_composition(function: object) -> None:
 
 
 def check_say_two_on(function: object) -> None:
-    """Exercise 7: edit the hand-built circuit until it says what came two after the earlier copy."""
+    """Exercise 5: edit the hand-built circuit until it says what came two after the earlier copy."""
     if not callable(function):
         raise CheckFailed("say two on: give the function itself, without calling it.")
 
     def told(edit: Callable, period: int) -> Tensor:
-        """The guesses at those places of the second copy where the answer lies inside the text."""
-        model = induction.k_composition_circuit(17, 2 * period + 1)
+        """What it says after the first three places: a token, or −1 where no logit stands out and it rests."""
+        d_vocab = 12 + period  # never the same
+        model = induction.k_composition_circuit(d_vocab, 2 * period + 1)
         edited = edit(model)
         if not hasattr(edited, "run_with_hooks"):
             raise CheckFailed(f"say two on: return the model; this returns a {type(edited).__name__}.")
-        tokens = induction.distinct_repeats(17, 4, period, seed=period)
+        tokens = induction.distinct_repeats(d_vocab, 4, period, seed=period)
         with torch.no_grad():
-            return edited(tokens)[:, 1 + period :].argmax(-1)
+            logits = edited(tokens)[:, 3:]
+        return torch.where(logits.amax(-1) > 1.0, logits.argmax(-1), -1)
 
     def after(n: int) -> Callable:
         def edit(model):
@@ -203,6 +214,10 @@ def check_say_two_on(function: object) -> None:
         model.blocks[0].attn.W_O.zero_()
         return model
 
+    def no_rest(model):
+        model.blocks[1].attn.W_K[0, :, -1] = 0
+        return after(2)(model)
+
     periods = (5, 9)
     theirs = [answer("say two on", lambda p=p: told(function, p), ()) for p in periods]
     wrong = {
@@ -213,6 +228,7 @@ def check_say_two_on(function: object) -> None:
             -2
         ),
         "layer 1 writes nothing any more, so nothing matches.": no_output,
+        "in the first copy it should say nothing, for nothing came before: layer 2 has lost its place of rest.": no_rest,
     }
     mistakes = {sentence: (lambda i, e=edit: told(e, periods[i])) for sentence, edit in wrong.items()}
     say = "one matrix moved, and every guess with it"
@@ -224,7 +240,7 @@ def check_say_two_on(function: object) -> None:
 
 
 def check_icl_scores(student: object) -> None:
-    """`student(long_losses, short_losses, stretch)` -> the score of each window."""
+    """Exercise 8: `student(long_losses, short_losses, stretch)` -> the score of each window."""
     draw = generator(11)
     cases = [
         (torch.rand(6, 31, generator=draw), torch.rand(6, 12, generator=draw), 5),
@@ -285,7 +301,7 @@ def check_icl_scores(student: object) -> None:
 
 
 def check_smear(student: object) -> None:
-    """`student(keys, alpha)` -> keys [batch, pos, d_head], each mixed with the one before it."""
+    """Exercise 9: `student(keys, alpha)` -> keys [batch, pos, d_head], each mixed with the one before it."""
     draw = generator(12)
     cases = [
         (torch.randn(2, 5, 3, generator=draw), torch.tensor(0.7)),
@@ -334,7 +350,7 @@ def check_smear(student: object) -> None:
 
 
 def check_knock_out(student: object) -> None:
-    """`student(model, tokens, layer, head)` -> logits with that head silent and every pattern kept."""
+    """Exercise 12: `student(model, tokens, layer, head)` -> logits with that head silent and every pattern kept."""
     cfg = TinyConfig(2, n_heads=2, d_model=8, d_vocab=12, n_ctx=10, position_layers=1, seed=3)
     model = TinyTransformer(cfg).eval()
     with torch.no_grad():
@@ -376,7 +392,7 @@ def check_knock_out(student: object) -> None:
 
 
 def check_qk_positivity(student: object) -> None:
-    """`student(W_E, W_QK, W_OV)` -> Σ Re λ / Σ |λ| of W_E W_QK W_OVᵀ W_Eᵀ."""
+    """Exercise 11: `student(W_E, W_QK, W_OV)` -> Σ Re λ / Σ |λ| of W_E W_QK W_OVᵀ W_Eᵀ."""
     draw = generator(14)
     cases = [
         tuple(torch.randn(*shape, generator=draw) for shape in ((9, 6), (6, 6), (6, 6))),
@@ -421,7 +437,7 @@ def check_qk_positivity(student: object) -> None:
 
 
 def check_paths_of_order(student: object) -> None:
-    """`student(n_layers, n_heads, order)` -> number of paths through exactly `order` heads."""
+    """Exercise 10: `student(n_layers, n_heads, order)` -> number of paths through exactly `order` heads."""
     check(
         "terms of an order",
         student,

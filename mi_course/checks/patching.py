@@ -138,13 +138,15 @@ def network(gate, read):
 
 
 def networks() -> list:
-    """AND, OR (its C is 1 when neither input is there, as in the notebook), and an AND with a way around it."""
+    """AND, OR (its C is 1 when neither input is there, as in the notebook), an AND with a way around it; and one
+    whose A hurts by itself, so that effects are negative and above 1."""
     both = lambda a, b: max(0.0, a + b - 1)
     neither = lambda a, b: max(0.0, 1 - a - b)
     return [
         network(both, lambda v: 4 * v["C"] - 1),
         network(neither, lambda v: 4 - 3 * v["C"]),
         network(both, lambda v: 2 * v["C"] + 1.5 * v["A"] - 0.5),
+        network(both, lambda v: 4 * v["C"] - 1.5 * v["A"] + 0.5),
     ]
 
 
@@ -202,6 +204,8 @@ def check_effects(function: object) -> None:
         "1 − value is taken for denoising: it belongs to noising.":
             wrong(read=lambda run, p, a, b, way: 1 - gap_closed(run, p, a, b, way)),
         "the effects are not divided by the gap between the two runs.":
+            wrong(read=lambda run, p, a, b, way: gap_closed(run, p, a, b, way) * (run(a)["out"] - run(b)["out"])),
+        "the effects are not divided by the gap between the two runs, and their sign is lost.":
             wrong(read=lambda run, p, a, b, way: abs(p - host(run, a, b, way))),
         "the effects are differences of outputs: divide by the gap, and let the full effect be 1 in both directions.":
             wrong(read=lambda run, p, a, b, way: p - host(run, a, b, way)),
@@ -223,6 +227,14 @@ def check_effects(function: object) -> None:
             wrong(source=lambda run, host, other: dict.fromkeys(NODES, other[0])),
         "nodes are set to 0 in both directions: patching takes the other run's value.":
             wrong(source=lambda run, host, other: dict.fromkeys(NODES, 0.0)),
+        "all effects are positive: a node that hurts has an effect below 0, so its sign must stay.":
+            wrong(read=lambda *given: abs(gap_closed(*given))),
+        "the effects are cut off below 0: a node that hurts has an effect below 0.":
+            wrong(read=lambda *given: max(0.0, gap_closed(*given))),
+        "the effects are cut off above 1: a node can close more than the gap where another one hurts.":
+            wrong(read=lambda *given: min(1.0, gap_closed(*given))),
+        "the effects are cut off to lie between 0 and 1: a node that hurts lies below, and one that makes up for it above.":
+            wrong(read=lambda *given: min(1.0, max(0.0, gap_closed(*given)))),
         "noising has a minus sign: the effect is the size of what is lost.":
             wrong(read=lambda run, p, a, b, way: gap_closed(run, p, a, b, way) * (1 if way == "denoising" else -1)),
     }  # fmt: skip

@@ -35,7 +35,7 @@ def by_side(below, above):
 
 
 def check_crossover(p_star: object) -> None:
-    """Exercise 1: p*(I), the density at which an antipodal pair and one dedicated dimension lose the same (n = 2, m = 1).
+    """Exercise 3: p*(I), the density at which an antipodal pair and one dedicated dimension lose the same (n = 2, m = 1).
 
     `p_star(importance: float) -> float`, for the extra feature's importance I on either side of 1.
     """

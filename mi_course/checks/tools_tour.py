@@ -229,6 +229,10 @@ class Planned(Exception):
     """Raised inside the block on purpose."""
 
 
+class Stopped(KeyboardInterrupt):
+    """What Ctrl-C raises, inside the block on purpose: no `Exception`."""
+
+
 def check_temporary_hook(function: object) -> None:
     """Exercise 7: a context manager that attaches a hook and takes it off again, whatever happens."""
     name = "temporary hook"
@@ -245,27 +249,56 @@ def check_temporary_hook(function: object) -> None:
         )
     if not torch.equal(changed[0], wanted):
         raise CheckFailed(f"{name}: inside the block the activation is not what `edit` makes of it.")
+    kept(name, model, before)
+    guests = [model.hook_dict[at], model.hook_dict["hook_embed"]]
+    inside(name, function, model, at, lambda: guests.extend(guest(point) for point in guests[:2]))
+    for point, handle in zip(guests[:2], guests[2:], strict=True):
+        if handle.id not in point._forward_hooks:
+            raise CheckFailed(
+                f"{name}: a hook that somebody else attached inside the block is gone. The last hook need not be yours."
+            )
+        handle.remove()
+    kept(name, model, before)
+    for error, said in ((Planned, "an error"), (Stopped, "Ctrl-C")):
+        if not inside(name, function, model, at, stumble(error)):
+            raise CheckFailed(f"{name}: {said} inside the block is swallowed. Clean up, and let it pass.")
+        if hooks_on(model) > before:
+            raise CheckFailed(
+                f"{name}: after {said} inside the block the hook is still attached. Which part of `try` always runs?"
+            )
+    passed(name, "attached inside, gone afterwards, also after an error")
+
+
+def kept(name: str, model, before: int) -> None:
+    """After the block: the learner's hook gone, those of others still there."""
     if hooks_on(model) < before:
         raise CheckFailed(f"{name}: a hook that somebody else had attached is gone. Take off only your own.")
     if hooks_on(model) > before:
         raise CheckFailed(f"{name}: after the block the hook is still attached.")
-    if not inside(name, function, model, at, stumble):
-        raise CheckFailed(f"{name}: an error inside the block is swallowed. Clean up, and let it pass.")
-    if hooks_on(model) > before:
-        raise CheckFailed(
-            f"{name}: after an error inside the block the hook is still attached. Which part of `try` always runs?"
-        )
-    passed(name, "attached inside, gone afterwards, also after an error")
 
 
-def stumble() -> None:
-    raise Planned
+def guest(point):
+    """Somebody else's hook, attached while the learner's is there."""
+    return point.register_forward_hook(lambda module, given, activation: activation)
+
+
+def stumble(error: type[BaseException]) -> Callable[[], None]:
+    """What raises this error when it is called."""
+
+    def act():
+        raise error
+
+    return act
 
 
 def turned(activation, hook):
     """An edit whose answer cannot come about by itself."""
     if not isinstance(activation, Tensor):
         raise TypeError(f"`edit` takes the activation first, and got a {type(activation).__name__}")
+    if not hasattr(hook, "name"):
+        raise TypeError(
+            f"`edit` takes the hook second, whose name it may ask, and got a {type(hook).__name__}"
+        )
     return 1 - 2 * activation
 
 
@@ -277,7 +310,7 @@ def inside(name: str, function: Callable, model, at: str, act: Callable) -> bool
             raise CheckFailed(f"{name}: `with` cannot open it. Is `@contextmanager` above the function?")
         with context:
             act()
-    except Planned:
+    except (Planned, Stopped):
         return True
     except CheckFailed:
         raise

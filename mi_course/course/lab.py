@@ -7,6 +7,9 @@ from pathlib import Path
 from mi_course.course import places
 from mi_course.errors import CourseError
 
+# nbgrader's *Validate* calls a notebook passed whose checks were never reached, so its buttons stay out of the way.
+SETTINGS = Path(__file__).parent / "lab_settings"
+
 
 def start(
     solved: bool = False, port: int | None = None, browser: bool = True, options: Sequence[str] = ()
@@ -34,7 +37,7 @@ def folder(solved: bool) -> Path:
 
 def arguments(folder: Path, port: int | None, browser: bool, options: Sequence[str]) -> list[str]:
     """As JupyterLab takes them."""
-    chosen = [f"--ServerApp.root_dir={folder}"]
+    chosen = [f"--ServerApp.root_dir={folder}", f"--LabApp.app_settings_dir={SETTINGS}"]
     chosen += [f"--ServerApp.port={port}"] if port else []
     chosen += [] if browser else ["--no-browser"]
     return [*chosen, *options]

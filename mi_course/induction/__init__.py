@@ -23,6 +23,7 @@ from mi_course.induction.composition import (
     composition_scores,
     copying_scores,
     cut_composition,
+    known_composition,
     overlap,
     random_composition_scores,
 )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError, nearest
+from mi_course.induction.by_hand import blank
 from mi_course.models import TinyConfig, TinyTransformer
 
 # -- who reads whom ------------------------------------------------------------------------------
@@ -70,6 +71,30 @@ def composition_scores(
 
 
 @torch.no_grad()
+def known_composition() -> tuple[TinyTransformer, Float[Tensor, "letter earlier_head later_head"]]:
+    """A model whose composition scores are known, and the scores, for Q, K and V. Derived in notebook 03.
+
+    Heads of width 1 in a stream of 6. Three early ones write dimension 1, dimension 2, and half-and-half; three late
+    ones read dimension 1 with their Q, their K, their V.
+    """
+    probe = blank(n_layers=2, n_heads=3, head_width=1, d_model=6, d_vocab=2, n_ctx=2, positions="none")
+    e = torch.eye(6)
+    early, late = (layer.attn for layer in probe.blocks)
+    early.W_V[:] = e[0][None, :, None]
+    for head, direction in enumerate([e[1], e[2], (e[1] + e[2]) / 2**0.5]):
+        early.W_O[head, 0] = 3.0 * direction  # the size must not matter
+    late.W_O[:] = e[3][None, None]
+    for head in range(3):
+        for place, W in enumerate((late.W_Q, late.W_K, late.W_V)):
+            W[head, :, 0] = (
+                e[1] if place == head else e[4 + (place - head) % 3 - 1]
+            )  # one of Q, K, V reads it
+    expected = torch.zeros(3, 3, 3)
+    for kind in range(3):
+        expected[kind, :, kind] = torch.tensor([1, 0, 0.5**0.5])
+    return probe, expected
+
+
 def random_composition_scores(cfg: TinyConfig, n: int = 200, *, seed: int = 0) -> Float[Tensor, "n"]:
     """The raw score of n pairs of Gaussian heads of this width and stream: the null of `composition_scores`."""
     shape, draw = (n, cfg.d_model, cfg.d_head), generator(seed)

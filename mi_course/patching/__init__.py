@@ -11,7 +11,7 @@ PatchResult(z: denoising, logit_diff, layer 2 × head 2)
 1.0
 """
 
-from mi_course.patching.experiment import DIRECTIONS, ROWS, Experiment
+from mi_course.patching.experiment import ROWS, Experiment
 from mi_course.patching.metrics import (
     METRICS,
     Answers,
@@ -27,6 +27,7 @@ from mi_course.patching.metrics import (
     rank,
 )
 from mi_course.patching.nodes import HEADS, SITES, UNITS, Node, checked_pos, chosen
+from mi_course.patching.pair import DIRECTIONS
 from mi_course.patching.results import PatchResult
 from mi_course.patching.runs import (
     Run,

@@ -10,5 +10,5 @@ from mi_course.plots.charts import bars, heatmap, line, scatter
 from mi_course.plots.figure import COLOURS, CONTROLS, STYLE, Array, Figure, Marks, Names, Series
 from mi_course.plots.geometry import polytopes, regions, stacks, vectors
 from mi_course.plots.patterns import attention, attention_view
-from mi_course.plots.tables import LEFT, grid, measured, table
+from mi_course.plots.tables import LEFT, grid, measured, rounded, table
 from mi_course.plots.text import CIRCUITSVIS, circuitsvis_script, token_spans, tokens, tokens_view

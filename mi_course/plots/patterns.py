@@ -8,8 +8,8 @@ import numpy as np
 
 from mi_course.errors import CourseError
 from mi_course.plots.charts import heatmap
-from mi_course.plots.figure import Array, Figure, _array, _check_length, _shown
-from mi_course.plots.text import _view
+from mi_course.plots.figure import Array, Figure, as_array, check_length, shown_token
+from mi_course.plots.text import interactive
 
 
 def attention(
@@ -36,13 +36,13 @@ def attention(
 
 
 def _heads(patterns: Array, tokens: Sequence, labels: Sequence | None) -> dict[str, np.ndarray]:
-    array = _array("patterns", patterns)
+    array = as_array("patterns", patterns)
     array = array[None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[1:] != (len(tokens),) * 2:
         wanted = f"[head, query, key] with {len(tokens)} tokens on both sides"
         raise CourseError(f"patterns must have shape {wanted}, but has {tuple(array.shape)}.")
     labels = [f"head {h}" if len(array) > 1 else "" for h in range(len(array))] if labels is None else labels
-    _check_length("labels (each one once)", set(labels), "the head axis of patterns", len(array))
+    check_length("labels (each one once)", set(labels), "the head axis of patterns", len(array))
     return {str(label): pattern for label, pattern in zip(labels, array)}
 
 
@@ -67,9 +67,9 @@ def attention_view(
     data = {
         "attention": [np.round(pattern, 4).tolist() for pattern in heads.values()],
         "attentionHeadNames": list(heads),
-        "tokens": [_shown(token) for token in tokens],
+        "tokens": [shown_token(token) for token in tokens],
         "minValue": 0,
         "maxValue": 1,
     }
     still = attention(patterns, tokens, labels=labels, **words)
-    return _view("AttentionHeads", data, [*heads, *tokens], name, still)
+    return interactive("AttentionHeads", data, [*heads, *tokens], name, still)

@@ -13,9 +13,18 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from mi_course.plots.charts import _ink, _norm, _two_signs
-from mi_course.plots.figure import SIGNED, Array, Figure, _array, _check_length, _shown, _start, _style
-from mi_course.plots.tables import _number
+from mi_course.plots.charts import colour_scale, has_two_signs, ink_on
+from mi_course.plots.figure import (
+    SIGNED,
+    Array,
+    Figure,
+    as_array,
+    check_length,
+    shown_token,
+    start_figure,
+    styled,
+)
+from mi_course.plots.tables import rounded
 
 CIRCUITSVIS = "https://unpkg.com/circuitsvis@1.43.3/dist/cdn/esm.js"
 
@@ -24,15 +33,17 @@ def _shades(values: np.ndarray, signed: bool | None):
     """(colour map, its scale): zero is white; red is above, blue below, as in heat maps; amounts are blue."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    if _two_signs([values]) if signed is None else signed:
-        return matplotlib.colormaps[SIGNED], _norm([values], signed=True)
+    if has_two_signs([values]) if signed is None else signed:
+        return matplotlib.colormaps[SIGNED], colour_scale([values], signed=True)
     pale = matplotlib.colormaps["Blues"](np.linspace(0, 0.8, 32))
-    return LinearSegmentedColormap.from_list("amounts", pale), _norm([values, np.zeros(1)], signed=False)
+    return LinearSegmentedColormap.from_list("amounts", pale), colour_scale(
+        [values, np.zeros(1)], signed=False
+    )
 
 
 def _token_values(strings: Sequence, values: Array) -> np.ndarray:
-    values = _array("values", values, 1)
-    _check_length("values", values, "strings", len(strings))
+    values = as_array("values", values, 1)
+    check_length("values", values, "strings", len(strings))
     return values
 
 
@@ -51,11 +62,13 @@ def token_spans(
     spans = []
     for string, value in zip(strings, values):
         rgb = cmap(norm(value))[:3]
-        look = f"background-color:{matplotlib.colors.to_hex(rgb)};color:{_ink(rgb)};display:inline-block;"
+        look = f"background-color:{matplotlib.colors.to_hex(rgb)};color:{ink_on(rgb)};display:inline-block;"
         look += "padding:1px 3px;margin:1px;text-align:center;font-family:monospace"
-        number = f'<br><span class="mi-n">{_number(value, digits)}</span>' if show_values else ""
-        hover = f'title="{_number(value, 4)}"'
-        spans.append(f'<span class="mi-t" style="{look}" {hover}>{escape(_shown(string))}{number}</span>')
+        number = f'<br><span class="mi-n">{rounded(value, digits)}</span>' if show_values else ""
+        hover = f'title="{rounded(value, 4)}"'
+        spans.append(
+            f'<span class="mi-t" style="{look}" {hover}>{escape(shown_token(string))}{number}</span>'
+        )
     return "".join(spans)
 
 
@@ -92,19 +105,19 @@ def _token_picture(
     cmap, norm = _shades(values, signed)
     row = column = 0
     boxes = []
-    for string in map(_shown, strings):
+    for string in map(shown_token, strings):
         if column and column + len(string) > 84:
             row, column = row + 1, 0
         boxes.append((row, column, string))
         column += len(string) + 1
-    with _style():
-        figure, ((axes,),) = _start(words, 7.5, 0.28 * (row + 1) + 0.7)
+    with styled():
+        figure, ((axes,),) = start_figure(words, 7.5, 0.28 * (row + 1) + 0.7)
         axes.set(xlim=(0, 85), ylim=(row + 0.6, -0.6))
         axes.axis("off")
         for (row, column, string), value in zip(boxes, values):
             rgb = cmap(norm(value))[:3]
             axes.barh(row, len(string) + 0.7, left=column, height=0.86, color=rgb)
-            look = {"family": "monospace", "va": "center", "color": _ink(rgb)}
+            look = {"family": "monospace", "va": "center", "color": ink_on(rgb)}
             axes.text(column + 0.35, row, string, fontsize=10, **look)
         scale = matplotlib.cm.ScalarMappable(norm, cmap)
         figure.picture.colorbar(
@@ -113,7 +126,9 @@ def _token_picture(
     return figure
 
 
-def _view(component: str, data: dict[str, Any], said: Sequence, name: str | None, still: Figure) -> Figure:
+def interactive(
+    component: str, data: dict[str, Any], said: Sequence, name: str | None, still: Figure
+) -> Figure:
     """A CircuitsVis component above its still picture: text to fall back on, numbers as JSON, a small loader.
 
     The id depends on words, never on numbers, so it is the same on every machine. nbval blanks the JSON and
@@ -130,7 +145,7 @@ def _view(component: str, data: dict[str, Any], said: Sequence, name: str | None
     card += "max-width:640px;overflow-x:auto"
     body = f"""<div role="img" aria-label="{label}" style="{card}">
 <div id="{key}"><em>The picture below shows everything. To hover and click, trust this notebook, or read it on the course's site.</em><br>
-{escape(" ".join(map(_shown, said)))}</div>
+{escape(" ".join(map(shown_token, said)))}</div>
 <script type="application/json" class="mi-n">{numbers}</script>
 <script type="module">
 const box = document.querySelector("#{key}:not([data-seen])");
@@ -166,7 +181,7 @@ def tokens_view(
         "positiveColor": matplotlib.colors.to_hex(cmap(0.9)),
         "negativeColor": matplotlib.colors.to_hex(cmap(0.1)),
     }
-    return _view("ColoredTokens", data, strings, name, _token_picture(strings, values, signed, words))
+    return interactive("ColoredTokens", data, strings, name, _token_picture(strings, values, signed, words))
 
 
 def circuitsvis_script() -> str:

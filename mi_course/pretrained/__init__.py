@@ -23,7 +23,7 @@ _ROOMS = {
         "place",
         "wanted",
     ),
-    "fetching": ("fetch",),
+    "fetching": ("damaged", "fetch", "listing"),
     "needing": ("absent", "need", "needs"),
     "language": ("chat", "load", "untrained"),
     "images": ("pixels", "untrained_vision", "vision"),

@@ -95,7 +95,6 @@ def make(model: Carried, quiet: bool) -> None:
         }
         (made / CARD).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
         put(made, place(model.name), work / "before")
-    say(f"{model.name}: {place(model.name)}")
 
 
 def room(model: Carried) -> None:

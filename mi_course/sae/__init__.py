@@ -10,14 +10,12 @@
 """
 
 from mi_course.sae.dictionary import (
-    HUGE,
     WHILE_TRAINING,
     SaeConfig,
     SparseAutoencoder,
     as_rows,
     check_activations,
     geometric_median,
-    sinks,
 )
 from mi_course.sae.kinds import KINDS, UNIT_DECODER, Jump, Step, auxiliary_loss, keep_top
 from mi_course.sae.losses import fast_loss, loss, projected

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from mi_course.activations import HUGE, sinks
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError, nearest
 from mi_course.files import read_checked, save_checked, shipped_path
 from mi_course.sae.kinds import KINDS, Relu
 
-HUGE = 10  # times the median length: what counts as a sink
 WHILE_TRAINING = ("silent", "step")  # buffers that are no part of the result
 
 
@@ -142,7 +142,7 @@ class SparseAutoencoder(nn.Module):
     @torch.no_grad()
     def start_from(self, x: Any) -> SparseAutoencoder:
         """Take the scale and the bias from a sample [… d_in]: E‖x·scale‖² = d_in, b_dec its geometric median."""
-        x = as_rows(x)
+        x = as_rows(x).to(self.W_dec.dtype)
         check_activations(x, self.cfg.d_in)
         if not bool(x.any()):
             raise CourseError("All activations are zero: there is no scale to take from them.")
@@ -190,28 +190,13 @@ class SparseAutoencoder(nn.Module):
         return sae.eval()
 
 
-def as_rows(x: Any) -> Float[Tensor, "row d"]:
+def as_rows(x: Any) -> Float[Tensor, "..."]:
     """Activations of any layout [… d], of torch or NumPy, as rows of 32-bit floats (or wider, as they are)."""
     if not isinstance(x, Tensor | np.ndarray):
         raise CourseError(f"Activations are a tensor [… d_in], not of type {type(x).__name__}.")
     x = torch.as_tensor(x)
     rows = x.reshape(-1, x.shape[-1]) if x.ndim > 2 and x.numel() else x
     return rows if rows.dtype == torch.float64 else rows.float()
-
-
-def sinks(x: Float[Tensor, "row d"]) -> Bool[Tensor, "row"] | None:
-    """Rows over `HUGE` times as long as the median one that hold a tenth of the variance or more; None without such.
-
-    Real models keep a few of them, mostly at the first position, as a place for attention to rest (Sun et al. 2024,
-    "Massive activations").
-    """
-    lengths = x.norm(dim=-1)
-    some = lengths[lengths > 0]
-    if not len(some):
-        return None
-    few = lengths > HUGE * some.median()
-    centred = (x - x.mean(0)).square().sum(-1)
-    return few if bool(few.any()) and centred[few].sum() >= 0.1 * centred.sum() else None
 
 
 def check_activations(x: Tensor, d_in: int) -> None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from mi_course.errors import CourseError
 from mi_course.sae import step as sae_step
 
+AT_ONCE = 1024  # dead features in the auxiliary loss of one step
+
 
 class Relu:
     """f = ReLU(pre), with the penalty λ Σ f_i (Bricken et al. 2023). Decoder rows have length 1."""
@@ -201,10 +203,17 @@ def auxiliary_loss(
     error: Float[Tensor, "batch d_in"],
     dead: Bool[Tensor, "d_sae"],
 ) -> Float[Tensor, ""]:
-    """How well the dead features' largest pre-activations explain the error: a gradient for what gets none."""
+    """How well the dead features' largest pre-activations explain the error: a gradient for what gets none.
+
+    At most `AT_ONCE` of them take part in a step, in turn, so that a step never costs much more than without them.
+    """
     which = dead.nonzero()[:, 0]
     if not len(which) or not sae.cfg.aux:
         return error.new_zeros(())
-    pre = (target - sae.b_dec) @ sae.W_enc[:, which] + sae.b_enc[which]
+    if len(which) > AT_ONCE:
+        turn = AT_ONCE * int(getattr(sae, "step", 0)) % len(which)
+        which = which.roll(-turn)[:AT_ONCE]
+    rows = sae.W_enc.T.index_select(0, which)
+    pre = (target - sae.b_dec) @ rows.T + sae.b_enc[which]
     revived = keep_top(pre.relu(), min(len(which), max(1, sae.cfg.d_in // 2)))
-    return (error - revived @ sae.W_dec[which]).square().sum(-1).mean()
+    return (error - revived @ sae.W_dec.index_select(0, which)).square().sum(-1).mean()

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_course.activations import HUGE, sinks
 from mi_course.errors import CourseError
-from mi_course.sae.dictionary import HUGE, SparseAutoencoder, as_rows, sinks
+from mi_course.sae.dictionary import SparseAutoencoder, as_rows
 
 Loss = float | int | Tensor
 
@@ -18,7 +19,7 @@ Loss = float | int | Tensor
 
 
 @torch.no_grad()
-def fvu(x: Float[Tensor, "*sample d_in"], x_hat: Float[Tensor, "*sample d_in"]) -> float:
+def fvu(x: Float[Tensor, "*sample d_in"], x_hat: Float[Tensor, "..."]) -> float:
     """Fraction of variance unexplained, E‖x − x̂‖² / E‖x − E x‖²: 0 is perfect, 1 is no better than the mean.
 
     Sums are taken in 32-bit floats at least, over all axes but the last. A few rows of huge norm (the first position
@@ -31,9 +32,10 @@ def fvu(x: Float[Tensor, "*sample d_in"], x_hat: Float[Tensor, "*sample d_in"]) 
     few = sinks(x)
     if few is not None and not bool(few.all()):
         rest = unexplained(x[~few], x_hat[~few])
+        share = (x - x.mean(0))[few].square().sum() / (x - x.mean(0)).square().sum()
         warnings.warn(
-            f"{int(few.sum()):,} of {len(x):,} rows are over {HUGE} times as long as the median and decide FVU; "
-            f"without them it is {rest:.4g}. In real models they stand at the first position: leave it out.",
+            f"{int(few.sum()):,} of {len(x):,} rows are over {HUGE} times as long as the median and hold {share:.0%} of "
+            f"the variance; without them FVU is {rest:.4g}. In real models they stand at the first position: leave it out.",
             stacklevel=2,
         )
     return unexplained(x, x_hat)

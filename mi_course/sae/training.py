@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mi_course import processes
-from mi_course.activations import Store
+from mi_course.activations import Store, sinks
 from mi_course.corpora.corpus import generator
-from mi_course.errors import CourseError
+from mi_course.errors import CourseError, kind_of
 from mi_course.sae import step as sae_step
-from mi_course.sae.dictionary import SparseAutoencoder, as_rows, check_activations, sinks
+from mi_course.sae.dictionary import SparseAutoencoder, as_rows, check_activations
 from mi_course.sae.losses import fast_loss, loss, projected
 from mi_course.sae.measures import l0, unexplained
-from mi_course.training import Callback, History, Run, TrainConfig, fit, kind_of
+from mi_course.training import Callback, History, Run, TrainConfig, fit
 
 ALL_DEAD = 20  # steps in which no feature is active: training stops
 
@@ -199,7 +199,7 @@ def rows_of(sae: SparseAutoencoder, sample: Any, config: SaeTraining) -> Any:
     if not callable(sample):
         return sample
 
-    def rows(step: int) -> Tensor:
+    def rows(step: int) -> Any:
         x = sample(step)
         return as_rows(x).to(sae.W_dec.dtype) if isinstance(x, Tensor | np.ndarray) else x
 
@@ -210,11 +210,11 @@ def rows_of(sae: SparseAutoencoder, sample: Any, config: SaeTraining) -> Any:
 def resample_(
     sae: SparseAutoencoder,
     dead: Bool[Tensor, "d_sae"],
-    x: Float[Tensor, "*sample d_in"],
+    x: Any,
     optimizers: Collection[torch.optim.Optimizer] = (),
     seed: int = 0,
 ) -> Int[Tensor, "dead"]:
-    """Give each dead feature an input the dictionary explains badly, drawn in proportion to its squared loss.
+    """Give each dead feature an input of x [… d_in] the dictionary explains badly, drawn in proportion to its squared loss.
 
     Decoder row: the input less b_dec, at length 1. Encoder column: the same direction at 0.2 of the mean length of
     the living ones. Bias 0, and Adam forgets these entries. Returns which inputs were taken.

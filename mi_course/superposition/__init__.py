@@ -27,6 +27,7 @@ from mi_course.superposition.geometry import (
     represented,
     square_antiprism,
     tegum,
+    tight_frame,
     top_share,
 )
 from mi_course.superposition.models import (

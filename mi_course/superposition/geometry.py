@@ -106,6 +106,21 @@ def square_antiprism(height: float = 1 / math.sqrt(3)) -> Float[Tensor, "3 8"]:
     return torch.stack([radius * angle.cos(), radius * angle.sin(), z])
 
 
+def tight_frame(n: int, m: int, *, seed: int = 0, rounds: int = 300) -> Float[Tensor, "m n"]:
+    """n random unit vectors with WWᵀ = (n/m) I: every D is m/n, whatever the shape. A null for polytopes.
+
+    Alternating projection: the nearest tight frame (WWᵀ)^(−1/2) W, then columns of length 1, until both hold.
+    """
+    if not 1 <= m <= n:
+        raise CourseError(f"A tight frame needs at least as many vectors as dimensions, not {n} in {m}.")
+    W = torch.randn(m, n, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+    for _ in range(rounds):
+        left, _, right = torch.linalg.svd(W, full_matrices=False)
+        W = left @ right
+        W = W / W.norm(dim=0)
+    return W
+
+
 def polytope(name: str) -> Float[Tensor, "dim n"]:
     """The corners of a named polytope as columns of unit length, in double precision."""
     digon = torch.tensor([[1.0, -1.0]], dtype=torch.double)

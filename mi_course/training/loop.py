@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mi_course.errors import CourseError
+from mi_course.errors import CourseError, kind_of
 from mi_course.training.checkpoints import Checkpoint, resume
 from mi_course.training.config import TrainConfig
 from mi_course.training.history import History, TrainingDiverged
@@ -230,9 +230,3 @@ def checked_loss(value: Any) -> Tensor:
     if not value.requires_grad:
         raise CourseError("The loss does not depend on the weights: was it computed without gradients?")
     return value
-
-
-def kind_of(thing: Any) -> str:
-    """What a thing is, with its article."""
-    name = type(thing).__name__
-    return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
