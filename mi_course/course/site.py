@@ -102,7 +102,7 @@ def pictures(folder: Path, notebooks: dict) -> dict[str, str]:
 def public() -> dict[str, dict]:
     """Module → its first line and the public names that it, or its folder, defines."""
     found = {}
-    for name in sorted(mi_course._submodules() - {"checks", "course"}):
+    for name in sorted(mi_course._parts() - {"checks", "course"}):
         module, parts = importlib.import_module(f"mi_course.{name}"), {}
         for n in dir(module):
             part, home = getattr(module, n), getattr(getattr(module, n), "__module__", None) or ""

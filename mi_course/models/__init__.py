@@ -6,6 +6,13 @@ Vectors are rows and weights multiply from the right, `x @ W`; the papers write 
 Besides `pretrained`, this is the only part that imports `transformer_lens`.
 
 Shapes: `batch`, `pos` (also `query`, `key`), `head`, `d_model`, `d_head`, `d_mlp`, `d_vocab`.
+
+>>> import torch
+>>> from mi_course import models
+>>> model = models.TinyTransformer(models.TinyConfig(n_layers=2, n_heads=4, d_vocab=24))
+>>> logits, cache = model.run_with_cache(torch.randint(24, (1, 10)))
+>>> list(logits.shape), list(cache["pattern", 1].shape)
+([1, 10, 24], [1, 4, 10, 10])
 """
 
 from mi_course.files import checkpoint_names

@@ -15,7 +15,26 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class TinyConfig:
-    """The shape of a `TinyTransformer`."""
+    """The shape of a `TinyTransformer`.
+
+    Args:
+        n_layers: 0 leaves W_E W_U, the bigram model.
+        n_heads: heads a layer.
+        d_model: width of the stream.
+        d_vocab: tokens there are.
+        n_ctx: longest sequence, in tokens.
+        d_mlp: neurons a layer; 0 means attention only.
+        act: `relu` or `gelu`.
+        norm: `none`, `layernorm` or `rmsnorm`.
+        positions: `none`, `learned`, `sinusoidal`, `shortformer` (a table added to what Q and K read, never
+            to the stream) or `rotary`.
+        position_layers: shortformer: only the first so many layers see positions; None: all.
+        tied: W_U is the transpose of W_E.
+        bias: of every linear map.
+        smeared: keys take a learned share of the key before.
+        head_width: d_head; None means d_model // n_heads.
+        seed: of the starting weights.
+    """
 
     n_layers: int  # 0 leaves W_E W_U, the bigram model
     n_heads: int = 4

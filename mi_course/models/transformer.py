@@ -26,6 +26,9 @@ class TinyTransformer(HookedRootModule):
     `model(tokens)` gives logits [batch pos d_vocab]: `logits[:, i]` predicts token i + 1.
     Zero layers leave `W_E W_U` (notebook 01); with `norm="none"` and no MLP the logits are a sum over paths
     (Elhage et al. 2021; notebook 02).
+
+    Args:
+        cfg: its shape, a `TinyConfig`.
     """
 
     def __init__(self, cfg: TinyConfig):
@@ -247,7 +250,11 @@ class TinyTransformer(HookedRootModule):
 
 
 def load(name_or_path: str | Path) -> TinyTransformer:
-    """A shipped model by name, or any saved one by path, in evaluation mode on the CPU."""
+    """A shipped model by name, or any saved one by path, in evaluation mode on the CPU.
+
+    Args:
+        name_or_path: a shipped name (`files.checkpoint_names()`), or the path that `save` was given.
+    """
     path = shipped_path(name_or_path)
     tensors, card = read_checked(path)
     try:
