@@ -139,6 +139,7 @@ def collect(
         tokens: ids [window pos].
         batch: windows run at once.
         dtype: of the rows.
+        first: keep the first position of each window.
     """
     tokens, rows = as_tokens(tokens), None
     for start in range(0, len(tokens), batch):
@@ -185,6 +186,7 @@ class Store:
         seed: of the order of the rows.
         batch: windows a block, for a tensor of windows.
         dtype: of the rows.
+        first: keep the first position of each window; None: of our own models.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ import pytest
 
 import mi_course
 
-PUBLIC = sorted(mi_course._submodules() - {"checks", "course"})
+PUBLIC = sorted(mi_course._parts() - {"checks", "course"})
 
 # What README's table of things to take leads to, and what a use page begins with.
 MAIN = {

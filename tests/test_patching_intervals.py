@@ -101,7 +101,9 @@ def test_seeds_and_levels():
 
 def test_ranks_among_random_circuits():
     null = torch.arange(99.0)
-    torch.testing.assert_close(rank_p(torch.tensor([200.0, 98.0, -1.0]), null), torch.tensor([0.01, 0.02, 1.0]))
+    torch.testing.assert_close(
+        rank_p(torch.tensor([200.0, 98.0, -1.0]), null), torch.tensor([0.01, 0.02, 1.0])
+    )
 
 
 def test_an_experiment_hands_its_prompts_on_and_draws_its_null():

@@ -12,7 +12,19 @@ from mi_course.patching.reach import unreached
 from tests.patching_makes import FAST, MAKES, Truth, V, save
 
 RIGHT, WRONG = torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8])
-SITES = ("z", "q", "k", "v", "pattern", "neuron", "attn_out", "mlp_out", "resid_pre", "resid_mid", "resid_post")
+SITES = (
+    "z",
+    "q",
+    "k",
+    "v",
+    "pattern",
+    "neuron",
+    "attn_out",
+    "mlp_out",
+    "resid_pre",
+    "resid_mid",
+    "resid_post",
+)
 PARALLEL = ("gpt-neox", "gpt-j", "phi")
 HIDDEN = {"gpt-neo": {"pattern"}, "gpt-j": {"pattern"}}  # makes whose attention runs where no hook is
 
@@ -60,7 +72,10 @@ def test_scores_are_those_of_hooks_on_the_hugging_face_model(made):
             index = (slice(None), slice(None), slice(8 * head, 8 * head + 8))
             near(heads[layer, head], score([("z", layer, index, given["z", layer])]))
         for pos in range(6):
-            near(stream[layer, pos], score([("resid_pre", layer, (slice(None), pos), given["resid_pre", layer])]))
+            near(
+                stream[layer, pos],
+                score([("resid_pre", layer, (slice(None), pos), given["resid_pre", layer])]),
+            )
 
 
 def test_identities_hold_or_the_site_refuses(made):
@@ -89,7 +104,10 @@ def test_identities_hold_or_the_site_refuses(made):
 def test_no_noise_is_the_clean_run(made):
     _, _, exp = made
     embed = noised_embeddings(exp.model, exp.clean.tokens, 0)
-    near(record(exp.model, exp.clean.tokens, embed=embed).acts["resid_post", 1], exp.clean.acts["resid_post", 1])
+    near(
+        record(exp.model, exp.clean.tokens, embed=embed).acts["resid_post", 1],
+        exp.clean.acts["resid_post", 1],
+    )
 
 
 @pytest.mark.parametrize("positions", ["all", "each"])
@@ -98,7 +116,9 @@ def test_attribution_is_the_derivative_of_a_small_true_change(made, positions):
     _, _, exp = made
     small = {key: host + 1e-3 * (exp.clean.acts[key] - host) for key, host in exp.corrupted.acts.items()}
     source = Run(exp.clean.tokens, small, exp.engine, made="near")
-    for kind in filter(lambda kind: served(exp, kind), SITES if positions == "all" else ("z", "k", "resid_pre")):
+    for kind in filter(
+        lambda kind: served(exp, kind), SITES if positions == "all" else ("z", "k", "resid_pre")
+    ):
         change, guess = (
             f(kind, source=source, positions=positions).per_prompt - exp._corrupted_each
             for f in (exp.sweep, exp.attribution)
@@ -127,7 +147,9 @@ def test_a_padded_prompt_scores_as_alone(made):
         ours = told.sweep(kind, layers=[0]).per_prompt
         near(ours[..., 2:, :1], alone.sweep(kind, layers=[0]).per_prompt)
         near(ours[..., 1:], rest.sweep(kind, layers=[0]).per_prompt)
-        near(ours[..., :2, 0], told._corrupted_each[0].expand_as(ours[..., :2, 0]))  # a patched pad does nothing
+        near(
+            ours[..., :2, 0], told._corrupted_each[0].expand_as(ours[..., :2, 0])
+        )  # a patched pad does nothing
     near(found.sweep("z").per_prompt, told.sweep("z").per_prompt)
     z = told.attribution("z").per_prompt - told._corrupted_each
     near(z[:, :, 2:, :1], alone.attribution("z").per_prompt - alone._corrupted_each)
@@ -140,7 +162,10 @@ def by_hooks(exp):
     """The same experiment through hooks."""
     engine = Hooked(exp.model)
     engine.refused = unreached(engine, exp.clean.tokens[-1:])
-    runs = [Run(run.tokens, engine.record(run.tokens, run.layout), engine, mask=run.mask) for run in (exp.clean, exp.corrupted)]
+    runs = [
+        Run(run.tokens, engine.record(run.tokens, run.layout), engine, mask=run.mask)
+        for run in (exp.clean, exp.corrupted)
+    ]
     return Experiment(exp.model, *runs, exp.right, exp.wrong)
 
 
@@ -169,11 +194,17 @@ def test_the_rebuilt_forward_is_the_hooked_one(made, padded):
     for seed in range(6):
         nodes = some_nodes(slow, seed)
         near(exp.logits(nodes), slow.logits(nodes), atol=3e-5)
-        if "pattern" not in slow.engine.refused:  # the bridge of OPT hides its patterns, the rebuilt forward does not
+        if (
+            "pattern" not in slow.engine.refused
+        ):  # the bridge of OPT hides its patterns, the rebuilt forward does not
             ours, theirs = (e.logits(nodes, "noising", freeze_patterns=True) for e in (exp, slow))
             near(ours, theirs, atol=3e-5)
     for kind in filter(lambda kind: served(slow, kind), ("resid_pre", "q", "k", "v", "pattern", "mlp_out")):
-        near(exp.sweep(kind, positions=[2, -1]).per_prompt, slow.sweep(kind, positions=[2, -1]).per_prompt, atol=3e-5)
+        near(
+            exp.sweep(kind, positions=[2, -1]).per_prompt,
+            slow.sweep(kind, positions=[2, -1]).per_prompt,
+            atol=3e-5,
+        )
     for kind in ("q", "z", "neuron"):
         near(exp.attribution(kind).per_prompt, slow.attribution(kind).per_prompt, atol=3e-5)
 
@@ -189,7 +220,10 @@ def test_paths_and_edges_of_other_makes(made):
     def write(x, hook):
         return torch.cat([x[:, :, :1], clean.acts["z", 0][:, :, 1:2], x[:, :, 2:]], 2)
 
-    held = [("blocks.0.attn.hook_z", write), ("blocks.0.hook_mlp_out", lambda x, hook: corrupted.acts["mlp_out", 0])]
+    held = [
+        ("blocks.0.attn.hook_z", write),
+        ("blocks.0.hook_mlp_out", lambda x, hook: corrupted.acts["mlp_out", 0]),
+    ]
     for kind in "qkv":
         read = {}
         note = ("blocks.1.attn.hook_" + kind, lambda x, hook, read=read: read.setdefault("x", x) * 1)

@@ -5,24 +5,18 @@ The staged folder looks like the repository (`docs/`, `notebooks/`), so that a r
 
 import functools
 import html
-import importlib
-import io
 import json
 import re
-import shutil
-from base64 import b64decode
 from pathlib import Path
 
 import jinja2
 import nbformat
 from docutils import nodes
 from nbformat.v4 import new_markdown_cell
-from PIL import Image
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
-import mi_course
 from mi_course import claims, files
 from mi_course.claims.ledger import shown_value
 from mi_course.course import places, site
@@ -31,7 +25,6 @@ ID = re.compile(r"\b[A-Z]{1,4}-\d\d\b")
 OF_TABLE = re.compile(r"(<th scope='row'[^>]*>)([A-Z]{1,4}-\d\d)(?= ★|<)")
 BADGE = re.compile(r"\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)\n*")
 LINK = re.compile(r"(?<!!)(\]\()(?!\w+:|#)([^)\s#]+)((?:#[^)\s]*)?\))")
-PICTURE = re.compile(r'<img alt="([^"]*)"[^>]*src="data:image/png;base64,([^"]+)"')
 READ = {"P": "the paper", "S": "a secondary text", "D": "our derivation"}  # legend: data/README.md
 UNTOUCHED = (nodes.literal, nodes.literal_block, nodes.reference, nodes.title, nodes.raw, nodes.term)
 UNTOUCHED += (nodes.math, nodes.math_block, addnodes.pending_xref, addnodes.desc_signature)
@@ -47,11 +40,13 @@ def stage(app: Sphinx, config) -> None:
     notebooks = {path.stem: nbformat.read(path, as_version=4) for path in paths}
     ours = [page for page in docs.rglob("*.md") if "_pages" not in page.parts]
     made = {f"docs/{page.relative_to(docs).as_posix()}": page.read_text("utf-8") for page in ours}
-    made |= from_templates(docs, notebooks, board, pictures(folder / "pictures", notebooks))
+    made |= from_templates(docs, notebooks, board, site.pictures(folder / "pictures", notebooks))
     made |= {
         f"notebooks/{name}.ipynb": nbformat.writes(shown(nb, name[:2])) for name, nb in notebooks.items()
     }
-    made |= gallery(folder.parent / "gallery") if any(name.startswith("05") for name in notebooks) else {}
+    made |= (
+        site.gallery(folder.parent / "gallery") if any(name.startswith("05") for name in notebooks) else {}
+    )
     for name in [name for name in made if name.startswith("docs/")]:
         made[name] = LINK.sub(functools.partial(to_repository, name, set(made)), made[name])
     for old in [*folder.rglob("*.md"), *folder.rglob("*.ipynb")]:
@@ -126,32 +121,9 @@ def in_table(of: re.Match) -> str:
     return of[1] + to
 
 
-def pictures(folder: Path, notebooks: dict) -> dict[str, str]:
-    """Small copies of each notebook's figure (of its cell tagged `thumbnail`, else the largest); their alt texts."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(files.data_dir() / "figures" / "03_induction_heads.png", folder / "phase_change.png")
-    said = {}
-    for name, nb in notebooks.items():
-        found = []
-        for cell in nb.cells:
-            views = "".join(
-                "".join(out.get("data", {}).get("text/html", "")) for out in cell.get("outputs", [])
-            )
-            tagged = "thumbnail" in cell.metadata.get("tags", [])
-            for alt, data in PICTURE.findall(views):
-                picture = Image.open(io.BytesIO(b64decode(data)))
-                found.append((tagged, picture.width * picture.height, len(found), picture, alt))
-        if found:
-            *_, picture, alt = max(found)
-            picture.thumbnail((1280, 720))
-            picture.convert("RGB").save(folder / f"{name}.png", optimize=True)
-            said[name] = " ".join(html.unescape(alt).split())
-    return said
-
-
 def from_templates(docs: Path, notebooks: dict, board: claims.Scoreboard, alts: dict) -> dict[str, str]:
     """The front page, the claims by paper, what is often said, and a page for each module, from docs/_pages."""
-    loader, by_paper, modules = jinja2.FileSystemLoader(docs / "_pages"), {}, public()
+    loader, by_paper, modules = jinja2.FileSystemLoader(docs / "_pages"), {}, site.public()
     env = jinja2.Environment(
         loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -163,57 +135,21 @@ def from_templates(docs: Path, notebooks: dict, board: claims.Scoreboard, alts: 
         "notebooks": notebooks,
         "names": {name[:2]: name for name in notebooks},
         "alts": alts,
-        "site": site,
+        "board": board,
     }
-    words |= {"board": board, "rows": {(row.claim.id, row.notebook): row for row in board.rows}, "read": READ}
+    words |= {"rows": {(row.claim.id, row.notebook): row for row in board.rows}, "read": READ, "site": site}
     words |= {"settled": len({row.claim.id for row in board.rows}), "papers": by_paper, "claims": claims}
     words |= {"shown": shown_value, "modules": modules, "place": places.settings()["tool"]["mi-course"]}
     make = lambda page, **more: env.get_template(f"{page}.md").render(words | more)
-    made = {
-        "claims/index.md": make("claims"),
-        "claims/corrections.md": make("corrections"),
-        "index.md": make("index"),
+    whole = {
+        "index": "index",
+        "claims/index": "claims",
+        "claims/corrections": "corrections",
+        "docs/api/index": "modules",
     }
-    made |= {
-        f"claims/{key}.md": make("paper", group=group, paper=group[0].paper)
-        for key, group in by_paper.items()
-    }
+    made = {f"{to}.md": make(page) for to, page in whole.items()}
+    made |= {f"claims/{key}.md": make("paper", group=group) for key, group in by_paper.items()}
     made |= {f"docs/api/{name}.md": make("module", name=name, **about) for name, about in modules.items()}
-    return made | {"docs/api/index.md": make("modules")}
-
-
-def public() -> dict[str, dict]:
-    """Module → its first line and the public names that it, or its folder, defines."""
-    found = {}
-    for name in sorted(mi_course._submodules() - {"checks", "course"}):
-        module, parts = importlib.import_module(f"mi_course.{name}"), {}
-        for n in dir(module):
-            part, home = getattr(module, n), getattr(getattr(module, n), "__module__", None) or ""
-            if (
-                not n.startswith("_")
-                and callable(part)
-                and home.startswith("mi_course.")
-                and home.split(".")[1] == name
-            ):
-                parts[n] = "autoclass" if isinstance(part, type) else "autofunction"
-        found[name] = {"kinds": parts, "line": (module.__doc__ or "").strip().split("\n")[0]}
-    return found
-
-
-def gallery(folder: Path) -> dict[str, str]:
-    """A page for each chosen feature of notebook 05's autoencoders, and the table that searches them."""
-    from mi_course import sae
-
-    pages, made = site.feature_pages(), {}
-    wrap = lambda title, nav, body: (
-        f"{title}\n\n```{{raw}} html\n<nav aria-label=Features>{nav}</nav>\n{body}\n```\n"
-    )
-    sae.gallery(pages, folder, wrap=wrap)
-    for name in ["index.html", *map(sae.file_name, pages)]:
-        text = re.sub(r"<h1>.*?</h1>", "", (folder / name).read_text("utf-8"), count=1)
-        made[f"features/{name[:-5]}.md"] = (
-            "" if name == "index.html" else "---\norphan: true\n---\n"
-        ) + f"# {text}"
     return made
 
 

@@ -23,6 +23,10 @@ function mend(view) {
     token.style.color = 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18 ? "#000" : "#fff";
   }
 }
+addEventListener("DOMContentLoaded", () => {
+  for (const fold of document.querySelectorAll("nav.bd-links summary")) // the theme's arrows have no words
+    fold.setAttribute("aria-label", "Pages of " + (fold.closest("li").querySelector("a")?.textContent.trim() ?? "this chapter"));
+});
 addEventListener("load", () => {
   for (const view of document.querySelectorAll("[data-seen]")) {
     new MutationObserver(() => mend(view)).observe(view, { childList: true, subtree: true });

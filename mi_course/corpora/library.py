@@ -125,9 +125,12 @@ def from_texts(
     are letters beyond ASCII for a tokenizer trained here; `end` names the end-of-text token of one handed in.
 
     Args:
-        texts: what it is trained on.
-        vocab: tokens; at least one for each letter.
-        keep: letters beyond printable ASCII to keep; others become `?`.
+        name: of the corpus.
+        texts: file name → text; the name decides whether it is held out.
+        tokenizer: one, or the vocabulary of a new one.
+        keep: letters beyond ASCII for a new one.
+        end: the end-of-text token of one handed in.
+        notes: sentences that the corpus says when it is printed.
     """
     texts, ends = one_line_end(texts)
     texts, twins = without_twins(texts)
@@ -143,13 +146,7 @@ def assembled(
     notes: Sequence[str] = (),
     report=False,
 ) -> Corpus:
-    """Texts that are as they should be, split and tokenized; `report` looks for letters that come out otherwise.
-
-    Args:
-        name: of the corpus.
-        texts: file name → text; the name decides whether it is held out.
-        tokenizer: one, or the vocabulary of a new one.
-    """
+    """Texts that are as they should be, split and tokenized; `report` looks for letters that come out otherwise."""
     texts = {key: text for key, text in texts.items() if text.strip()}
     if not texts:
         raise CourseError(f"{name} holds no text.")
@@ -223,6 +220,8 @@ def from_folder(
         vocab: tokens of the tokenizer that is trained on it.
         suffixes: only files that end so, `['.md']`.
         tokenizer: one to use in the place of a new one.
+        keep: letters beyond ASCII for a new one.
+        end: the end-of-text token of one handed in.
     """
     texts, notes = read_folder(folder, suffixes)
     tokenizer = vocab if tokenizer is None else tokenizer

@@ -25,6 +25,11 @@ def train_tokenizer(texts: Iterable[str], vocab: int, keep: str = "") -> Tokeniz
     """Byte-pair encoding of printable ASCII, newline and what is in `keep`; a tab becomes four spaces, the rest `?`.
 
     No initial byte alphabet is added: every token of the vocabulary was seen, so none has an untrained embedding.
+
+    Args:
+        texts: what it is trained on.
+        vocab: tokens; at least one for each letter.
+        keep: letters beyond printable ASCII to keep; others become `?`.
     """
     tokenizer = Tokenizer(models.BPE())
     foreign = Regex(rf"[^\x20-\x7E\n{keep}]")

@@ -1,15 +1,19 @@
 """The offline site: docs/ and notebooks/ as Sphinx shows them, in build/site. Its settings are docs/conf.py's."""
 
 import hashlib
+import html
 import importlib.util
 import io
 import json
 import os
 import re
+import shutil
 import sys
+from base64 import b64decode
 from dataclasses import asdict
 from pathlib import Path
 
+import mi_course
 from mi_course import claims, files
 from mi_course.course import places
 from mi_course.course.notebooks import measured_of, question_of, title_of  # noqa: F401
@@ -67,6 +71,52 @@ def sphinx(folder: Path) -> None:
         raise CourseError(f"The site has a fault{more}: {warnings[0]}")
 
 
+PICTURE = re.compile(r'<img alt="([^"]*)"[^>]*src="data:image/png;base64,([^"]+)"')
+
+
+def pictures(folder: Path, notebooks: dict) -> dict[str, str]:
+    """Small copies of each notebook's figure (of its cell tagged `thumbnail`, else the largest); their alt texts."""
+    from PIL import Image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(files.data_dir() / "figures" / "03_induction_heads.png", folder / "phase_change.png")
+    said = {}
+    for name, nb in notebooks.items():
+        found = []
+        for cell in nb.cells:
+            views = "".join(
+                "".join(out.get("data", {}).get("text/html", "")) for out in cell.get("outputs", [])
+            )
+            tagged = "thumbnail" in cell.metadata.get("tags", [])
+            for alt, data in PICTURE.findall(views):
+                picture = Image.open(io.BytesIO(b64decode(data)))
+                found.append((tagged, picture.width * picture.height, len(found), picture, alt))
+        if found:
+            *_, picture, alt = max(found)
+            picture.thumbnail((1280, 720))
+            picture.convert("RGB").save(folder / f"{name}.png", optimize=True)
+            said[name] = " ".join(html.unescape(alt).split())
+    return said
+
+
+def public() -> dict[str, dict]:
+    """Module → its first line and the public names that it, or its folder, defines."""
+    found = {}
+    for name in sorted(mi_course._parts() - {"checks", "course"}):
+        module, parts = importlib.import_module(f"mi_course.{name}"), {}
+        for n in dir(module):
+            part, home = getattr(module, n), getattr(getattr(module, n), "__module__", None) or ""
+            if (
+                not n.startswith("_")
+                and callable(part)
+                and home.startswith("mi_course.")
+                and home.split(".")[1] == name
+            ):
+                parts[n] = "autoclass" if isinstance(part, type) else "autofunction"
+        found[name] = {"kinds": parts, "line": (module.__doc__ or "").strip().split("\n")[0]}
+    return found
+
+
 GALLERY = ("sae-512-l3", "sae-2048-l3")  # the autoencoders whose features have pages
 
 
@@ -103,3 +153,20 @@ def chosen_features(name: str, per_script: int = 2, others: int = 10) -> list:
     chosen = list(dict.fromkeys([*of_scripts, *spread]))
     recording = features.record(autoencoder, model, corpus, chosen)
     return [features.feature_page(autoencoder, model, corpus, i, recording=recording) for i in chosen]
+
+
+def gallery(folder: Path) -> dict[str, str]:
+    """A page for each chosen feature of notebook 05's autoencoders, and the table that searches them."""
+    from mi_course import sae
+
+    pages, made = feature_pages(), {}
+    wrap = lambda title, nav, body: (
+        f"{title}\n\n```{{raw}} html\n<nav aria-label=Features>{nav}</nav>\n{body}\n```\n"
+    )
+    sae.gallery(pages, folder, wrap=wrap)
+    for name in ["index.html", *map(sae.file_name, pages)]:
+        text = re.sub(r"<h1>.*?</h1>", "", (folder / name).read_text("utf-8"), count=1)
+        made[f"features/{name[:-5]}.md"] = (
+            "" if name == "index.html" else "---\norphan: true\n---\n"
+        ) + f"# {text}"
+    return made

@@ -55,6 +55,8 @@ class Experiment:
         metric: `logit_diff`, `log_prob`, `prob`, `accuracy`, `rank`, `kl`, or a function of logits [… batch
             d_vocab] that gives [… batch].
         pos: where the answer is read: a position, or one a prompt; −1 is the last.
+        attention_mask: [batch pos], 1 at tokens, for prompts padded on the left.
+        check: try out which sites a hook reaches.
         max_bytes: memory that patches may take together.
         progress: show a bar.
     """
