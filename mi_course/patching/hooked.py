@@ -120,7 +120,9 @@ def corrections(model) -> list[tuple]:
     config = getattr(getattr(model, "original_model", None), "config", None)
     if getattr(config, "model_type", "") != "gpt2" or config.scale_attn_weights:
         return []
-    return [
-        (f"blocks.{i}.attn.hook_attn_scores", lambda x, hook: x * model.cfg.d_head**0.5)
-        for i in range(model.cfg.n_layers)
-    ]
+
+    def unscaled(x: Tensor, hook) -> Tensor:
+        """A pad, which sees nothing, keeps its finite scores: −∞ everywhere would be no pattern."""
+        return (x * model.cfg.d_head**0.5).clamp(min=torch.finfo(x.dtype).min)
+
+    return [(f"blocks.{i}.attn.hook_attn_scores", unscaled) for i in range(model.cfg.n_layers)]
