@@ -181,7 +181,7 @@ def test_a_tokenizer_handed_in(source):
     assert corpus.encode("so!", special=True).tolist()[0] == 256
     inner = getattr(given, "backend_tokenizer", given)
     assert inner.truncation is not None, "the one handed in is left as it was"
-    assert len(corpus.vocabulary) == 258
+    assert len(corpus.vocabulary) >= 258
 
 
 def test_tokenizers_that_cannot_be_used():

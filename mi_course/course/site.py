@@ -114,7 +114,7 @@ def index(templates, notebooks: list[Page], documents: list, board: claims.Score
 
 def share(folder: Path) -> None:
     """What all pages need, once."""
-    from mi_course.plots.text import circuitsvis_script
+    from mi_course.plots import circuitsvis_script
 
     shipped = files.data_dir() / "site"
     for name in SHIPPED:

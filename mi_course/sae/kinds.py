@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from mi_course.errors import CourseError
 from mi_course.sae import step as sae_step
 
-
 AT_ONCE = 1024  # dead features in the auxiliary loss of one step
 
 
