@@ -31,7 +31,7 @@ lab: setup  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 test: lint  ## lint, then the tests and every notebook against its stored outputs
-	$(STEADY) $(BIN)/python -m pytest $(wildcard notebooks/*.ipynb) tests --ignore tests/test_browser.py -n $(JOBS) --dist loadfile \
+	$(STEADY) $(BIN)/python -m pytest $(wildcard notebooks/*.ipynb) tests --ignore tests/test_browser.py --ignore tests/test_lab_views.py -n $(JOBS) --dist loadfile \
 	  --nbval --nbval-current-env --nbval-cell-timeout=900 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 lint: setup  ## ruff on code and notebooks
@@ -61,7 +61,7 @@ mutants: setup  ## break every exercise's solution in every way; what the checks
 	@$(STEADY) $(BIN)/python -m tests.mutants
 
 test-browser: setup  ## in a real Chromium: the site, and JupyterLab with a student copy
-	$(STEADY) $(BIN)/python -m pytest tests/test_browser.py
+	$(STEADY) $(BIN)/python -m pytest tests/test_browser.py tests/test_lab_views.py
 
 test-pythons: ## make test on every Python 3.10–3.13 found here
 	@for v in 3.10 3.11 3.12 3.13; do \

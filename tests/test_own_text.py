@@ -33,7 +33,7 @@ def whole(corpus) -> str:
 
 def test_plain_text_is_changed_in_nothing(tmp_path):
     corpus = corpora.from_folder(folder_of(tmp_path), vocab=60)
-    assert corpus.notes == () and "changed" not in repr(corpus) and corpus.end == 0
+    assert corpus.notes == () and "; changed" not in repr(corpus) and corpus.end == 0
 
 
 # --- line ends, marks and encodings ----------------------------------------------------------------
