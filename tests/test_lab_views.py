@@ -20,7 +20,9 @@ def saved(lab):  # noqa: F811
     """A notebook with two views, in the folder that JupyterLab shows."""
     kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     path = lab[2] / "views.ipynb"
-    nbformat.write(new_notebook(cells=map(new_code_cell, CELLS), metadata={"kernelspec": kernel}), path)
+    nbformat.write(
+        new_notebook(cells=[new_code_cell(cell) for cell in CELLS], metadata={"kernelspec": kernel}), path
+    )
     return path
 
 
