@@ -63,7 +63,7 @@ mutants: $(STAMP)  ## break every exercise's solution in every way; what the che
 	@$(STEADY) $(BIN)/python -m tests.mutants
 
 test-browser: $(STAMP)  ## in a real Chromium: the site, and JupyterLab with a student copy
-	@$(COURSE) test tests/test_browser.py --jobs 1
+	@$(COURSE) test tests/test_browser.py tests/test_lab_views.py --jobs 1
 
 test-pythons: ## make test on every Python 3.10–3.13 found here
 	@for v in 3.10 3.11 3.12 3.13; do \

@@ -56,10 +56,8 @@ def as_tokens(tokens: Any) -> Int[Tensor, "window pos"]:
     if not isinstance(tokens, Tensor):
         raise CourseError(f"tokens must be a tensor [window pos] of whole numbers, not {kind_of(tokens)}.")
     if tokens.is_floating_point() or tokens.ndim != 2 or not tokens.numel():
-        kind = str(tokens.dtype).removeprefix("torch.")
-        raise CourseError(
-            f"tokens must be [window pos] with at least one window, whole numbers, not {list(tokens.shape)} of {kind}."
-        )
+        what = f"{list(tokens.shape)} of {str(tokens.dtype).removeprefix('torch.')}"
+        raise CourseError(f"tokens must be [window pos] with at least one window, whole numbers, not {what}.")
     return tokens.long()
 
 
@@ -157,10 +155,8 @@ def collect(
 
 def warn_of_sinks(rows: Float[Tensor, "token d"], hook: str, tokens: Int[Tensor, "window pos"]) -> None:
     """How many there are, and at which position most of them stand."""
-    few = sinks(rows.float())
-    if few is not None:
-        where = few.view(tokens.shape).sum(0)
-        at = f"{int(where[0]):,} of them at the first position (first=False leaves it out)"
+    if (few := sinks(rows.float())) is not None:
+        at = f"{int(few.view(tokens.shape)[:, 0].sum()):,} of them at the first position (first=False leaves it out)"
         warnings.warn(
             f"{int(few.sum()):,} of {len(rows):,} activations at {hook} are over {HUGE} times as long as the median, {at}: "
             "what is trained or measured on them is about them.",
@@ -201,10 +197,11 @@ class Store:
         dtype: torch.dtype = torch.float16,
         first: bool | None = None,
     ):
+        from mi_course.models import TinyTransformer
+
         fixed = not callable(sampler)
-        if fixed:
-            sampler = as_tokens(sampler)
-        self.hook, self.first = hook, is_tiny(model) if first is None else first
+        sampler = as_tokens(sampler) if fixed else sampler
+        self.hook, self.first = hook, isinstance(model, TinyTransformer) if first is None else first
 
         def windows(block: int) -> Tensor:
             return as_tokens(sampler[block * batch : (block + 1) * batch] if fixed else sampler(block))
@@ -414,13 +411,6 @@ class Store:
         store._set(read, size, there, min(buffer, there), seed)
         store._mean_square = card["mean_square"]
         return store
-
-
-def is_tiny(model) -> bool:
-    """One of the course's own small models, which have no huge activations."""
-    from mi_course.models import TinyTransformer
-
-    return isinstance(model, TinyTransformer)
 
 
 def read_card(folder: Path) -> dict:

@@ -78,7 +78,7 @@ def handed_in(given: Any, end: str | None = None) -> tuple[Tokenizer, int]:
 
 def with_unknown(tokenizer: Tokenizer, texts: Iterable[str]) -> Tokenizer:
     """The same tokens and, where letters of the texts would vanish, one more at the end that stands for them."""
-    if not any(read_as(tokenizer, letter) == "" for letter in letters(texts)):
+    if all(letter == "\t" or read_as(tokenizer, letter) for letter in letters(texts)):
         return tokenizer
     written = json.loads(tokenizer.to_str())
     number = tokenizer.get_vocab_size()
@@ -96,9 +96,7 @@ def letters(texts: Iterable[str]) -> Counter:
 
 
 def read_as(tokenizer: Tokenizer, letter: str) -> str:
-    """What is left of one letter after a way there and back; blanks are taken to survive."""
-    if letter.isspace():
-        return letter
+    """What is left of one letter after a way there and back."""
     ids = tokenizer.encode(letter, add_special_tokens=False).ids
     return tokenizer.decode(ids, skip_special_tokens=False)
 
@@ -107,8 +105,8 @@ def altered_letters(tokenizer: Tokenizer, texts: Iterable[str]) -> Notes:
     """Which letters come back as something else, and how often they occur."""
     turned: dict[str, Counter] = {}
     for letter, n in letters(texts).items():
-        back = read_as(tokenizer, letter)
-        if back.strip() != letter and not (len(back) > 1 and letter in back):
+        back = letter if letter.isspace() else read_as(tokenizer, letter)
+        if back.strip() != letter.strip() and not (len(back) > 1 and letter in back):
             turned.setdefault(back.strip(), Counter())[letter] = n
     return [
         f"{count(sum(found.values()), 'letter')} read as {back or 'nothing'} ({some(x for x, _ in found.most_common())})"

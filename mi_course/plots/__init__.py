@@ -11,4 +11,5 @@ from mi_course.plots.figure import COLOURS, CONTROLS, STYLE, Array, Figure, Mark
 from mi_course.plots.geometry import polytopes, regions, stacks, vectors
 from mi_course.plots.patterns import attention, attention_view
 from mi_course.plots.tables import LEFT, grid, measured, rounded, table
-from mi_course.plots.text import CIRCUITSVIS, circuitsvis_script, token_spans, tokens, tokens_view
+from mi_course.plots.text import token_spans, tokens, tokens_view
+from mi_course.plots.views import circuitsvis_script

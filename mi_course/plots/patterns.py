@@ -9,7 +9,7 @@ import numpy as np
 from mi_course.errors import CourseError
 from mi_course.plots.charts import heatmap
 from mi_course.plots.figure import Array, Figure, as_array, check_length, shown_token
-from mi_course.plots.text import interactive
+from mi_course.plots.views import interactive
 
 
 def attention(

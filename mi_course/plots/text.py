@@ -1,14 +1,9 @@
-"""Text in colours, and CircuitsVis' views."""
+"""Text in colours, as HTML, as a picture, and to hover."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -25,8 +20,7 @@ from mi_course.plots.figure import (
     styled,
 )
 from mi_course.plots.tables import rounded
-
-CIRCUITSVIS = "https://unpkg.com/circuitsvis@1.43.3/dist/cdn/esm.js"
+from mi_course.plots.views import interactive
 
 
 def _shades(values: np.ndarray, signed: bool | None):
@@ -126,39 +120,6 @@ def _token_picture(
     return figure
 
 
-def interactive(
-    component: str, data: dict[str, Any], said: Sequence, name: str | None, still: Figure
-) -> Figure:
-    """A CircuitsVis component above its still picture: text to fall back on, numbers as JSON, a small loader.
-
-    The id depends on words, never on numbers, so it is the same on every machine. nbval blanks the JSON and
-    compares the text. The loader prefers a library that is already on the page (`circuitsvis_script`).
-    """
-    key = (
-        name
-        or hashlib.sha256(json.dumps([component, still.title, list(map(str, said))]).encode()).hexdigest()
-    )
-    key = "mi-" + re.sub(r"\W+", "-", key if name else key[:10])
-    numbers = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    label = escape(f"{still.title}. {still.alt}")
-    card = "background-color:#ffffff;color:#222222;padding:8px;margin-bottom:6px;border-radius:6px;"
-    card += "max-width:640px;overflow-x:auto"
-    body = f"""<div role="img" aria-label="{label}" style="{card}">
-<div id="{key}"><em>The picture below shows everything. To hover and click, trust this notebook, or read it on the course's site.</em><br>
-{escape(" ".join(map(shown_token, said)))}</div>
-<script type="application/json" class="mi-n">{numbers}</script>
-<script type="module">
-const box = document.querySelector("#{key}:not([data-seen])");
-box.dataset.seen = true;
-box.id += "-" + document.querySelectorAll("[data-seen]").length;
-try {{
-  const cv = globalThis.CircuitsVis ?? await import("{CIRCUITSVIS}");
-  cv.render(box.id, cv.{component}, JSON.parse(box.parentElement.querySelector("script").textContent));
-}} catch (error) {{ console.warn("CircuitsVis could not be loaded: " + error.message); }}
-</script></div>"""
-    return Figure(still.title, still.alt, still.caption, still.picture, body)
-
-
 def tokens_view(
     strings: Sequence, values: Array, *, signed: bool | None = None, name: str | None = None, **words: str
 ) -> Figure:
@@ -182,13 +143,3 @@ def tokens_view(
         "negativeColor": matplotlib.colors.to_hex(cmap(0.1)),
     }
     return interactive("ColoredTokens", data, strings, name, _token_picture(strings, values, signed, words))
-
-
-def circuitsvis_script() -> str:
-    """The CircuitsVis library as one script element, for the head of a page that must work offline (1.3 MB)."""
-    import circuitsvis
-
-    library = (Path(circuitsvis.__file__).parent / "dist" / "cdn" / "iife.js").read_text(encoding="utf-8")
-    library = re.sub(r"</(script)", r"<\\/\1", library, flags=re.IGNORECASE)
-    library = re.sub(r"//# sourceMappingURL=\S+", "", library)
-    return f"<script>{library}\nglobalThis.CircuitsVis = CircuitsVis;</script>"
