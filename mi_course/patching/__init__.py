@@ -1,6 +1,6 @@
 """Activation patching: put a part of one run into another, and see what becomes of the answer."""
 
-from mi_course.patching.experiment import DIRECTIONS, ROWS, Experiment
+from mi_course.patching.experiment import ROWS, Experiment
 from mi_course.patching.metrics import (
     METRICS,
     Answers,
@@ -16,6 +16,7 @@ from mi_course.patching.metrics import (
     rank,
 )
 from mi_course.patching.nodes import HEADS, SITES, UNITS, Node, checked_pos, chosen
+from mi_course.patching.pair import DIRECTIONS
 from mi_course.patching.results import PatchResult
 from mi_course.patching.runs import (
     Run,

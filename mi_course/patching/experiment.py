@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -26,14 +27,14 @@ from mi_course.patching.gradients import (
     senders,
     softmax_effects,
 )  # fmt: skip
-from mi_course.patching.nodes import SITES, Node, chosen
+from mi_course.patching.nodes import SITES, Node
+from mi_course.patching.pair import Pair
 from mi_course.patching.parts import Parts, listed
 from mi_course.patching.paths import carried, check_paths
 from mi_course.patching.question import Question
 from mi_course.patching.results import PatchResult
-from mi_course.patching.runs import Run, readable, record, recorded_with
+from mi_course.patching.runs import Run, checked_run
 
-DIRECTIONS = ("denoising", "noising")
 ROWS = 4096  # rows run together: more do not fit the processor's cache
 
 
@@ -50,21 +51,17 @@ class Experiment:
         *,
         metric: str | Callable = "logit_diff",
         pos=-1,
+        attention_mask: Tensor | None = None,
         max_bytes: int = 1 << 30,
         progress: bool = False,
+        check: bool = True,
     ):
-        check_pair(clean, corrupted)
         self.model, self.max_bytes, self.progress = model, max_bytes, progress
-        self.clean = clean if isinstance(clean, Run) else record(model, clean)
-        self.engine = self.clean.engine
-        if not isinstance(corrupted, Run):
-            corrupted = recorded_with(self.engine, readable(model, corrupted))
-        self.corrupted = corrupted
-        if torch.equal(self.clean.acts["resid_pre", 0], self.corrupted.acts["resid_pre", 0]):
-            raise CourseError("clean and corrupted are the same prompts: there is nothing to patch.")
+        self.pair = Pair(model, clean, corrupted, attention_mask, check)
+        self.clean, self.engine = self.pair.clean, self.pair.engine
         self.n_batch, self.n_pos = self.clean.tokens.shape
         self.parts = Parts(self.clean)
-        self.question = Question(self.clean.tokens, model.cfg.d_vocab, right, wrong, pos, metric)
+        self.question = Question(self.clean, model.cfg.d_vocab, right, wrong, pos, metric)
         self.right, self.wrong, self.pos = self.question.right, self.question.wrong, self.question.pos
         self.metric, self._columns, self._score = (
             self.question.metric,
@@ -73,9 +70,20 @@ class Experiment:
         )
         if metric == "kl":
             self.question.reference = self._logits_of(self.clean, None)
-        self.clean_score, self.corrupted_score = (
-            float(self._baseline(run).mean()) for run in (self.clean, self.corrupted)
-        )
+        self._clean_each = self._score(self._logits_of(self.clean, self._columns))
+        self.clean_score = float(self._clean_each.mean())
+
+    @property
+    def corrupted(self) -> Run:
+        return self.pair.corrupted
+
+    @cached_property
+    def _corrupted_each(self) -> Float[Tensor, "batch"]:
+        return self._score(self._logits_of(self.corrupted, self._columns))
+
+    @property
+    def corrupted_score(self) -> float:
+        return float(self._corrupted_each.mean())
 
     def __repr__(self) -> str:
         how = "rebuilt forward" if isinstance(self.engine, Forward) else "hooks"
@@ -89,19 +97,9 @@ class Experiment:
         """Logits of an unpatched run at the answers."""
         return self.engine.logits(run, [], 1, self.pos, columns)[0]
 
-    def _baseline(self, run: Run) -> Float[Tensor, "batch"]:
-        return self._score(self._logits_of(run, self._columns))
-
-    def _sides(self, direction: str, source: Run | None) -> tuple[Run, Run]:
-        """Host and source."""
-        chosen("direction", direction, DIRECTIONS)
-        host, other = (self.clean, self.corrupted) if direction == "noising" else (self.corrupted, self.clean)
-        source = other if source is None else source
-        if source.tokens.shape != host.tokens.shape:
-            raise CourseError(
-                f"The source has prompts {list(source.tokens.shape)}, the patched run {list(host.tokens.shape)}."
-            )
-        return host, source
+    def _baseline(self, host: Run) -> Float[Tensor, "batch"]:
+        """Each prompt's score of the host as it is."""
+        return self._clean_each if host is self.clean else self._corrupted_each
 
     # -- patches ---------------------------------------------------------------------------------
 
@@ -121,7 +119,7 @@ class Experiment:
         positions "each" patches one position at a time, "all" every position at once, a list the positions named;
         "pairs" (of patterns) single weights query × key. `sae` is (autoencoder, hook), for kind "feature".
         """
-        host, source = self._sides(direction, source)
+        host, source = self.pair.sides(direction, source)
         axes, jobs = self.parts.swept(kind, source, sae, positions, layers, units)
         return self._result(self._run(host, jobs, self._score, self._columns), axes, direction, kind)
 
@@ -135,7 +133,7 @@ class Experiment:
         sae=None,
     ) -> PatchResult:
         """All these nodes patched together; `freeze_patterns` holds every attention pattern at the host's."""
-        host, source = self._sides(direction, source)
+        host, source = self.pair.sides(direction, source)
         nodes = listed(nodes)
         jobs = [(self.parts.edits_of(nodes, source, sae), 1)]
         scores = self._run(host, jobs, self._score, self._columns, freeze_patterns)
@@ -153,7 +151,7 @@ class Experiment:
         **grid,
     ) -> Float[Tensor, "*axes batch d_vocab"]:
         """Logits at the answer position under each patch of a `sweep(kind, …)` or under `patch(nodes, …)`."""
-        host, source = self._sides(direction, source)
+        host, source = self.pair.sides(direction, source)
         if isinstance(what, str):
             axes, jobs = self.parts.swept(what, source, sae, **grid)
         else:
@@ -164,16 +162,10 @@ class Experiment:
     def _result(
         self, scores: Tensor, axes: dict, direction: str, what: str, approximate: bool = False
     ) -> PatchResult:
-        per_prompt = scores.view(*map(len, axes.values()), self.n_batch)
+        per_prompt, run = scores.view(*map(len, axes.values()), self.n_batch), (direction, self.metric)
+        ends = torch.stack([self._corrupted_each, self._clean_each]).to(per_prompt).detach()
         return PatchResult(
-            per_prompt,
-            axes,
-            direction,
-            self.metric,
-            self.clean_score,
-            self.corrupted_score,
-            what,
-            approximate,
+            per_prompt, axes, *run, self.clean_score, self.corrupted_score, what, approximate, ends
         )
 
     @torch.no_grad()
@@ -254,8 +246,8 @@ class Experiment:
     def _paths(self, cells: list, to, direction: str, source, freeze_mlps: bool, freeze: bool) -> Tensor:
         """Scores [cell batch] of the two steps of path patching."""
         self._rebuilt("Path patching")
-        host, source = self._sides(direction, source)
-        check_paths([node for cell in cells for node in cell], to)
+        host, source = self.pair.sides(direction, source)
+        check_paths([node for cell in cells for node in cell], to, self.engine.parallel)
         cells = [[replace(node, pos=self.parts.at(node)) for node in cell] for cell in cells]
         wanted = (
             set() if isinstance(to, str) else {(node.kind, self.parts.receiver(node).layer) for node in to}
@@ -263,7 +255,9 @@ class Experiment:
         step, done = self._cells_at_once(self._columns), []
         for low in range(0, len(cells), step):
             part = cells[low : low + step]
-            values = carried(self.engine, host.acts, source.acts, part, wanted, freeze_mlps)
+            values = carried(
+                self.engine, host.acts, source.acts, part, wanted, freeze_mlps, self.clean.layout.ids
+            )
             if isinstance(to, str):
                 final = values["logits", self.engine.n_layers][:, torch.arange(self.n_batch), self.pos]
                 done.append(self._score(self.engine.readout(final, self._columns)))
@@ -308,22 +302,20 @@ class Experiment:
                     f"The QK fix is for queries and keys: kind {kind!r} passes no softmax of its own."
                 )
         axes, _ = self.parts.grid(kind, positions, layers, units, sae)
-        host, source = self._sides(direction, source)
         site = self.parts.sae_site(sae)[0] if kind == "feature" else SITES[kind]
         through = "pattern" if qk_fix else site
         layers = [self.parts.sae_site(sae)[1]] if kind == "feature" else axes["layer"]
-        slopes = self._slopes(host, source, [(through, i) for i in layers], steps)[1]
+        host, source, runs = self._slopes(direction, source, [(through, i) for i in layers], steps)
         found = []
         for i in layers:
+            slope = sum(slopes[through, i] for _, slopes in runs) / steps
             if qk_fix:
-                joint = positions == "all"
+                hidden = host.layout.hidden(self.n_pos)
                 effect = softmax_effects(
-                    self.engine, host.acts, source.acts, i, kind, slopes[through, i], joint
+                    self.engine, host.acts, source.acts, i, kind, slope, hidden, positions == "all"
                 )
             else:
-                effect = first_order(
-                    kind, positions, host.acts[site, i], source.acts[site, i], slopes[site, i], sae
-                )
+                effect = first_order(kind, positions, host.acts[site, i], source.acts[site, i], slope, sae)
             for name in ("unit", "pos"):  # effect is [batch unit? pos] or [batch head query key]
                 if name in axes:
                     dim = 1 if name == "unit" else effect.ndim - 1
@@ -333,17 +325,27 @@ class Experiment:
         return self._result(scores, axes, direction, kind, approximate=True)
 
     def _slopes(
-        self, host: Run, source: Run, wanted: list[tuple[str, int]], steps: int
-    ) -> tuple[list[tuple], dict]:
-        """The runs along the way to the source, each (activations, gradients), and the mean gradients."""
+        self, direction: str, source: Run | None, wanted: list[tuple[str, int]], steps: int
+    ) -> tuple[Run, Run, list[tuple]]:
+        """Host, source, and the runs along the way between them, each (activations, gradients)."""
         if steps < 1:
             raise CourseError(f"steps={steps}: at least one gradient is taken.")
+        asked = self.pos, self._columns, self._score, wanted
+        if (
+            direction == "denoising"
+            and steps == 1
+            and self.pair.unrecorded
+            and isinstance(self.engine, Forward)
+        ):
+            host = Run(self.pair.given, {}, self.engine, mask=self.clean.mask)
+            acts, slopes = gradients(self.engine, host, self.engine.embed(host.tokens, host.layout), *asked)
+            self.pair.corrupted = checked_run(
+                replace(host, acts=acts)
+            )  # recorded with its gradient, in one run
+            return *self.pair.sides(direction, source), [(acts, slopes)]
+        host, source = self.pair.sides(direction, source)
         starts = along(host.acts["resid_pre", 0], source.acts["resid_pre", 0], steps)
-        runs = [
-            gradients(self.engine, host, start, self.pos, self._columns, self._score, wanted)
-            for start in starts
-        ]
-        return runs, {key: sum(slopes[key] for _, slopes in runs) / steps for key in wanted}
+        return host, source, [gradients(self.engine, host, start, *asked) for start in starts]
 
     def edge_attribution(
         self, direction: str = "denoising", *, steps: int = 1, source: Run | None = None
@@ -354,18 +356,19 @@ class Experiment:
         each mlp_in, the logits). An edge that would run downwards has effect 0. `steps` as in `attribution`.
         """
         self._rebuilt("Edge attribution")
-        host, source = self._sides(direction, source)
-        engine, sent = self.engine, senders(self.engine, host.acts, source.acts)
-        sites = ["q_raw", "k_raw", "q", "k", "v", "mlp_out", "resid_post"]
-        wanted = [(site, i) for i in range(engine.n_layers) for site in sites if (site, i) in host.acts]
-        effects, runs = 0.0, self._slopes(host, source, wanted, steps)[0]
+        engine = self.engine
+        sites = [*(("mlp_out",) if engine.has_mlp else ()), "resid_post"]
+        wanted = [
+            (site, i) for i in range(engine.n_layers) for site in [*(engine.read(i, x) for x in "qkv"), *sites]
+        ]  # fmt: skip
+        host, source, runs = self._slopes(direction, source, wanted, steps)
+        sent, effects = senders(engine, host.acts, source.acts), 0.0
         for acts, slopes in runs:
-            read = receivers(engine, acts, slopes)
-            effects = effects + edge_effects(sent, read) / steps
+            read = receivers(engine, acts, slopes, host.layout.ids)
+            effects = effects + edge_effects(sent, read, engine.parallel) / steps
         axes = {"sender": list(sent), "receiver": list(read)}
-        return self._result(
-            self._baseline(host) + effects.detach(), axes, direction, "edges", approximate=True
-        )
+        scores = self._baseline(host) + effects.detach()
+        return self._result(scores, axes, direction, "edges", approximate=True)
 
     # -- sets ------------------------------------------------------------------------------------
 
@@ -376,19 +379,22 @@ class Experiment:
         """
         return self.parts.random(n, listed(like), seed)
 
+    def random_circuits(
+        self,
+        nodes: Node | Sequence[Node],
+        n: int = 100,
+        direction: str = "denoising",
+        *,
+        source: Run | None = None,
+        seed: int = 0,
+    ) -> PatchResult:
+        """n random circuits of the make-up of these nodes, each patched: the null of `PatchResult.p_value`."""
+        host, source = self.pair.sides(direction, source)
+        circuits = self.random_nodes(n, like=listed(nodes), seed=seed)
+        jobs = [(self.parts.edits_of(circuit, source), 1) for circuit in circuits]
+        scores = self._run(host, jobs, self._score, self._columns)
+        return self._result(scores, {"draw": list(range(n))}, direction, "random circuits")
+
     def complement(self, nodes: Sequence[Node]) -> list[Node]:
         """Every head's z and every mlp_out that is not among the nodes; by position where the nodes have positions."""
         return self.parts.complement(listed(nodes))
-
-
-def check_pair(clean: Tensor | Run, corrupted: Tensor | Run) -> None:
-    """Refuse runs that cannot be put onto each other."""
-    shapes = [list((run.tokens if isinstance(run, Run) else run).shape) for run in (clean, corrupted)]
-    if shapes[0] != shapes[1]:
-        raise CourseError(
-            f"clean is {shapes[0]} and corrupted {shapes[1]}: patching puts position on position, so both need "
-            "the same prompts in the same number of tokens."
-        )
-    for name, run in (("clean", clean), ("corrupted", corrupted)):
-        if isinstance(run, Run) and run.made:
-            raise CourseError(f"{name} is a {run.made} run, which no forward gave: pass it as source=.")

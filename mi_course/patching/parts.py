@@ -46,6 +46,8 @@ class Parts:
             self.sae_site(sae)
         elif not self.has(SITES[kind]):
             raise CourseError(f"This model has no {kind}: it is attention only, or keeps no such hook.")
+        elif SITES[kind] in self.run.engine.refused:
+            raise CourseError(self.run.engine.refused[SITES[kind]])
 
     def check_layer(self, layer: int) -> None:
         if not 0 <= layer < self.n_layers:
@@ -62,6 +64,8 @@ class Parts:
             for site, i in self.run.acts if site in HOOKS and site != "pattern"
         }  # fmt: skip
         site, layer = names[chosen("hook", sae[1], names)]
+        if site in self.run.engine.refused:
+            raise CourseError(self.run.engine.refused[site])
         width = self.run.acts[site, layer].flatten(2).shape[-1]
         if sae[0].cfg.d_in != width:
             raise CourseError(f"The autoencoder reads {sae[0].cfg.d_in} numbers, and {sae[1]} has {width}.")

@@ -11,13 +11,15 @@ from torch import Tensor
 from mi_course.errors import CourseError
 from mi_course.patching.metrics import METRICS, kl
 from mi_course.patching.nodes import checked_pos, chosen
+from mi_course.patching.runs import Run
 
 
 class Question:
     """Right and wrong answers, the position they are read at, and a metric of the logits there."""
 
-    def __init__(self, tokens: Int[Tensor, "batch pos"], d_vocab: int, right, wrong, pos, metric):
-        self.n_batch, self.n_pos, self.device = *tokens.shape, tokens.device
+    def __init__(self, run: Run, d_vocab: int, right, wrong, pos, metric):
+        self.run, self.device = run, run.tokens.device
+        self.n_batch, self.n_pos = run.tokens.shape
         self.right = self._answers("right", right, d_vocab)
         self.wrong = None if wrong is None else self._answers("wrong", wrong, d_vocab)
         if self.wrong is not None and bool((self.right == self.wrong).any()):
@@ -53,7 +55,12 @@ class Question:
         given = [pos] * self.n_batch if isinstance(pos, int) else torch.as_tensor(pos).tolist()
         if not isinstance(given, list) or len(given) != self.n_batch:
             raise CourseError(f"pos must be an int or one position for each of the {self.n_batch} prompts.")
-        return torch.tensor([checked_pos(p, self.n_pos) for p in given], device=self.device)
+        found = torch.tensor([checked_pos(p, self.n_pos) for p in given], device=self.device)
+        if self.run.mask is not None and not bool(self.run.mask[range(self.n_batch), found].all()):
+            raise CourseError(
+                "An answer is read at padding: pad on the left, or say with pos= where each prompt ends."
+            )
+        return found
 
     def _metric(self, metric) -> tuple[Tensor | None, Callable]:
         """The columns of the logits that the metric reads (None: all), and the metric as a function of them."""
