@@ -31,7 +31,10 @@ def ran(clone, monkeypatch) -> list[str]:
 def test_everything_is_ruff_and_then_pytest_with_the_notebooks(ran):
     assert cli.main(["test", "--jobs", "3"]) == 0
     assert ran[:2] == RUFF and len(ran) == 3
-    assert "90_good.ipynb tests --ignore tests/test_browser.py -n 3 --dist loadfile --nbval" in ran[2]
+    assert (
+        "90_good.ipynb tests --ignore=tests/test_browser.py --ignore=tests/test_lab_views.py -n 3 --dist loadfile --nbval"
+        in ran[2]
+    )
 
 
 def test_a_part_is_pytest_alone_and_takes_its_options(ran):
@@ -47,6 +50,4 @@ def test_lint_alone_and_a_failure(ran):
 def test_what_is_missing_is_said(ran, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert cli.main(["test"]) == 1 and ran == []
-    assert (
-        capsys.readouterr().err == "mi_course: ruff is not installed here: pip install 'mi-course[test]'.\n"
-    )
+    assert capsys.readouterr().err == "mi_course: ruff is not installed here: pip install 'mi-course[dev]'.\n"
