@@ -3,6 +3,7 @@
 Their outputs are compared by nbval (`make test`); here stands what nbval would pass over in silence.
 """
 
+import re
 from pathlib import Path
 
 import nbformat
@@ -51,12 +52,35 @@ def test_it_opens_with_title_question_cost_and_setup(stored):
     assert setup == next(cell for cell in nb.cells if cell.cell_type == "code"), "the setup cell is the first"
 
 
+def code_cells(nb: nbformat.NotebookNode) -> list:
+    return [cell for cell in nb.cells if cell.cell_type == "code"]
+
+
+def holds_words(cell) -> bool:
+    """Whether it is one of the cells with alt texts and captions, hidden in Lab and on the site."""
+    return "words" in cell.metadata.get("tags", [])
+
+
 def test_no_cell_is_longer_than_it_should_be(stored):
     def lines(cell) -> int:
         return sum(1 for line in cell.source.splitlines() if line.strip())
 
-    long = {cell.source.splitlines()[0]: lines(cell) for cell in stored[1].cells if cell.cell_type == "code"}
+    long = {c.source.splitlines()[0]: lines(c) for c in code_cells(stored[1]) if not holds_words(c)}
     assert {first: count for first, count in long.items() if count > 20} == {}
+
+
+def test_no_code_line_is_wider_than_a_page(stored):
+    wide = [line for cell in code_cells(stored[1]) for line in cell.source.splitlines() if len(line) > 100]
+    assert wide == []
+
+
+def test_alt_texts_and_captions_stand_in_cells_of_their_own(stored):
+    for cell in code_cells(stored[1]):
+        if holds_words(cell):
+            assert cell.metadata.jupyter.source_hidden and "hide-input" in cell.metadata.tags, cell.source
+            assert cell.source.startswith("told = {") and not cell.outputs
+        else:
+            assert not re.search(r"\b(alt|caption)=[\"'(]", cell.source), cell.source
 
 
 def test_it_ends_with_exercises_and_further_reading(stored):

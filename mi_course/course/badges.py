@@ -16,8 +16,8 @@ NAME = r"[\w.-]+/[\w.-]+"  # OWNER/REPO
 BADGE = re.compile(
     rf"https://colab\.research\.google\.com/github/{NAME}/blob/[\w./-]+?/notebooks/((?:student/)?[\w-]+\.ipynb)"
 )
-INSTALL = re.compile(rf"mi_course @ git\+https://github\.com/{NAME}@[\w./-]+")
-FETCH = '    subprocess.run([sys.executable, "-m", "mi_course", "fetch", {}])  # fmt: skip\n'  # real models
+INSTALL = re.compile(rf"mi_course ?@ ?git\+https://github\.com/{NAME}@[\w./-]+")
+FETCH = "    !python -m mi_course fetch {}\n"  # real models
 FETCHES = re.compile(re.escape(FETCH).replace(r"\{\}", ".*"))
 ELSEWHERE = (  # addresses in README, CITATION.cff and docs: the pattern, and what stands there
     (rf"https://mybinder\.org/v2/gh/{NAME}/[\w.-]+", "https://mybinder.org/v2/gh/{owner}/{repo}/{branch}"),
@@ -92,7 +92,7 @@ def rewritten(text: str, name: str, place: dict[str, str]) -> str:
     colab = f"https://colab.research.google.com/github/{github}/blob/{place['branch']}/notebooks"
     notebook = name.removeprefix("notebooks/") if name.endswith(".ipynb") else ""
     text = BADGE.sub(lambda found: f"{colab}/{notebook or found[1]}", text)
-    text = INSTALL.sub(f"mi_course @ git+https://github.com/{github}@{place['branch']}", text)
+    text = INSTALL.sub(f"mi_course@git+https://github.com/{github}@{place['branch']}", text)
     if notebook:
         return nbformat.writes(notebooks.tidy(fetching(nbformat.reads(text, as_version=4)))) + "\n"
     for pattern, address in ELSEWHERE:
@@ -103,8 +103,8 @@ def rewritten(text: str, name: str, place: dict[str, str]) -> str:
 def fetching(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """`nb` with a setup cell that, on Colab, fetches the real models its cells say they need."""
     code = [cell for cell in nb.cells if cell.cell_type == "code"]
-    names = sorted({f'"{name}"' for cell in code for name in needs(cell.source)})
-    line = FETCH.format(", ".join(names)) if names else ""
+    names = sorted({name for cell in code for name in needs(cell.source)})
+    line = FETCH.format(" ".join(names)) if names else ""
     for cell in code:
         if "setup" in cell.metadata.get("tags", []):
             bare = FETCHES.sub("", cell.source)
