@@ -5,16 +5,18 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 PEERS := build/peers
-# One thread per process and fixed hashes, both where notebooks are stored and where they are compared.
+COURSE := $(BIN)/python -m mi_course
+# As mi_course.offline.STEADY, for what is no command of the course.
 STEADY := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 TQDM_DISABLE=1 HF_HUB_OFFLINE=1
 
-.PHONY: help setup run lab test lint train bench bench-sae site mutants test-browser test-pythons test-saelens test-colab
+.PHONY: help setup run lab test lint train bench bench-sae site mutants test-browser test-pythons test-saelens test-efficientnet test-colab
 .DEFAULT_GOAL := help
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## build .venv (once; again only when pyproject.toml or constraints.txt changed)
+setup: $(STAMP)  ## build .venv (once; again when pyproject.toml or constraints.txt changed), fetch the real models (once)
+	@$(BIN)/python -m mi_course fetch || echo "Everything else is set up, and notebooks skip the cells that need a real model."
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
@@ -22,25 +24,25 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 	  echo "No virtual environment could be made. On Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@$(BIN)/jupyter labextension disable --level=sys_prefix @jupyter/nbgrader 2>/dev/null || true  # a teacher's button, see docs/teaching.md
 	@touch $@
 
 run: setup  ## execute all notebooks, show the claims, build the site (build/site/index.html)
-	@$(BIN)/python -m mi_course run $(NOTEBOOKS)
+	@$(COURSE) run $(NOTEBOOKS)
 
-lab: setup  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+lab: setup  ## open JupyterLab on your copies of the notebooks (SOLVED=1: with solutions)
+	@$(COURSE) lab $(if $(SOLVED),--solved)
 
-test: lint  ## lint, then the tests and every notebook against its stored outputs
-	$(STEADY) $(BIN)/python -m pytest $(wildcard notebooks/*.ipynb) tests --ignore tests/test_browser.py -n $(JOBS) --dist loadfile \
-	  --nbval --nbval-current-env --nbval-cell-timeout=900 --nbval-sanitize-with tests/nbval_sanitize.cfg
+test: setup  ## lint, then the tests and every notebook against its stored outputs
+	@$(COURSE) test --jobs $(JOBS)
 
-lint: setup  ## ruff on code and notebooks
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: $(STAMP)  ## ruff on code and notebooks
+	@$(COURSE) test --lint
 
-train: setup  ## rebuild a shipped checkpoint: make train NAME=… (without NAME: the list)
-	@$(BIN)/python -m mi_course train $(or $(NAME),--list)
+train: $(STAMP)  ## rebuild a shipped checkpoint: make train NAME=… (without NAME: the list)
+	@$(COURSE) train $(or $(NAME),--list)
 
-bench: setup  ## speed against plain PyTorch and the TransformerLens bridge (THREADS=2; one part: ONLY=autoencoders)
+bench: $(STAMP)  ## speed against plain PyTorch and the TransformerLens bridge (THREADS=2; one part: ONLY=autoencoders)
 	@$(STEADY) OMP_NUM_THREADS=$(or $(THREADS),1) $(BIN)/python -m benchmarks $(ONLY)
 
 bench-sae: setup $(PEERS)/.ready  ## autoencoder training steps against sae-lens, dictionary-learning and eai-sparsify
@@ -54,14 +56,14 @@ $(PEERS)/.ready:
 	@$(PEERS)/bin/uv pip uninstall -q --python $(PEERS)/bin/python torchvision || true
 	@touch $@
 
-site: setup  ## the offline site from the notebooks as they are stored
-	@$(BIN)/python -m mi_course site
+site: $(STAMP)  ## the offline site from the notebooks as they are stored
+	@$(COURSE) site
 
-mutants: setup  ## break every exercise's solution in every way; what the checks say of it goes to docs/checks.md
+mutants: $(STAMP)  ## break every exercise's solution in every way; what the checks say of it goes to docs/checks.md
 	@$(STEADY) $(BIN)/python -m tests.mutants
 
-test-browser: setup  ## in a real Chromium: the site, and JupyterLab with a student copy
-	$(STEADY) $(BIN)/python -m pytest tests/test_browser.py
+test-browser: $(STAMP)  ## in a real Chromium: the site, and JupyterLab with a student copy
+	@$(COURSE) test tests/test_browser.py tests/test_lab_views.py --jobs 1
 
 test-pythons: ## make test on every Python 3.10–3.13 found here
 	@for v in 3.10 3.11 3.12 3.13; do \
@@ -72,7 +74,11 @@ test-pythons: ## make test on every Python 3.10–3.13 found here
 	  else echo "== Python $$v: FAILED"; failed=1; fi; done; test -z "$$failed"
 
 test-saelens: setup $(PEERS)/.ready  ## SAELens, in an environment of its own, reads our autoencoders and we read its
-	$(STEADY) $(BIN)/python -m pytest tests/test_saelens.py
+	@$(COURSE) test tests/test_saelens.py --jobs 1
+
+test-efficientnet: setup  ## our EfficientNet-Lite0 against the published package's logits
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade --target build/published efficientnet-lite-pytorch==0.1.0
+	$(STEADY) $(BIN)/python -m pytest tests/test_pretrained_vision.py
 
 test-colab: build/.colab-passed  ## notebooks 00–03 as on a fresh Colab machine, and what Binder reads; nothing to do if nothing changed
 

@@ -1,4 +1,29 @@
-"""Mechanistic interpretability from the papers: every claim measured, on real text, on a laptop."""
+"""Mechanistic interpretability from the papers: every claim measured, on real text, on a laptop.
+
+errors         one clear sentence for bad input
+offline        the network cut, and the same environment for every run
+files          where data is, writing whole or not at all, weights with their card
+
+claims         the ledger: what papers say, measured and judged
+corpora        text and toy languages, with what was planted in them
+plots          figures that state their finding, tables, views of tokens and attention
+models         the small transformer, open at every hook
+pretrained     real models: from folders, and those that ordinary packages carry
+training       the one loop, its rates, its checkpoints
+activations    activations collected and stored
+processes      several processes that share their batches
+
+bigrams        01  a transformer without layers
+circuits       02  one layer, read from its weights
+induction      03  two layers that say again what they read once
+superposition  04  more features than dimensions
+sae            05  sparse autoencoders
+patching       06  what carries the answer
+
+checks         exercises that check themselves
+recipes        how everything shipped was trained, and is trained again
+course         the command line: run, hand out, publish
+"""
 
 import importlib
 import pkgutil
@@ -7,15 +32,15 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    """Import a submodule when it is first used, so that `import mi_course` stays quick (PEP 562)."""
-    if not name.startswith("_") and name in _submodules():
+    """Import a part when it is first used, so that `import mi_course` stays quick (PEP 562)."""
+    if not name.startswith("_") and name in _parts():
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_submodules()})
+    return sorted({*globals(), *_parts()})
 
 
-def _submodules() -> set[str]:
+def _parts() -> set[str]:
     return {module.name for module in pkgutil.iter_modules(__path__)} - {"__main__"}

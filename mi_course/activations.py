@@ -5,6 +5,16 @@ to stand in one batch. A `Store` therefore reads blocks (one batch of windows ea
 into it in random order, and deals the rows out; then come the next blocks. Row r of that stream depends on the seed
 and on r alone: a run that stops at any step goes on from there exactly, and memory never holds more than one buffer
 and one block. Derived in notebook 05.
+
+>>> from mi_course import activations, corpora, models
+>>> model = models.TinyTransformer(models.TinyConfig(n_layers=1, d_vocab=24))
+>>> tokens = corpora.repeated_tokens(24, batch=4, period=5, copies=2)
+>>> rows = activations.collect(model, "blocks.0.hook_resid_post", tokens)
+>>> list(rows.shape), tokens.numel()
+([40, 128], 40)
+>>> store = activations.Store.of(rows.float(), buffer=16)
+>>> list(store.sample(batch=8)(0).shape)
+[8, 128]
 """
 
 from __future__ import annotations
@@ -13,28 +23,77 @@ import hashlib
 import json
 import math
 import re
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from mi_course.corpora.corpus import generator
-from mi_course.errors import CourseError, nearest
+from mi_course.errors import CourseError, kind_of, nearest
 from mi_course.files import write_atomically
 
+HUGE = 10  # times the median length: what counts as a sink
 FORMAT = 1  # of folders on disk
 BLOCK = 4096  # rows read at a time from memory or disk
 CARD = "card.json"
 
 
+def as_tokens(tokens: Any) -> Int[Tensor, "window pos"]:
+    """Windows of tokens as whole numbers of 64 bits, from torch, NumPy or lists; one sentence for anything else."""
+    if isinstance(tokens, list | np.ndarray):
+        try:
+            tokens = torch.as_tensor(np.asarray(tokens))
+        except (TypeError, ValueError):  # words, or windows of unequal length
+            pass
+    if not isinstance(tokens, Tensor):
+        raise CourseError(f"tokens must be a tensor [window pos] of whole numbers, not {kind_of(tokens)}.")
+    if tokens.is_floating_point() or tokens.ndim != 2 or not tokens.numel():
+        what = f"{list(tokens.shape)} of {str(tokens.dtype).removeprefix('torch.')}"
+        raise CourseError(f"tokens must be [window pos] with at least one window, whole numbers, not {what}.")
+    return tokens.long()
+
+
+def sinks(x: Float[Tensor, "row d"]) -> Bool[Tensor, "row"] | None:
+    """Rows over `HUGE` times as long as the median one that hold a tenth of the variance or more; None without such.
+
+    Real models keep a few of them, mostly at the first position, as a place for attention to rest (Sun et al. 2024,
+    "Massive activations").
+    """
+    lengths = x.norm(dim=-1)
+    some = lengths[lengths > 0]
+    if not len(some):
+        return None
+    few = lengths > HUGE * some.median()
+    centred = (x - x.mean(0)).square().sum(-1)
+    return few if bool(few.any()) and centred[few].sum() >= 0.1 * centred.sum() else None
+
+
+def from_the_second_on(rows: Float[Tensor, "token d"], tokens: Int[Tensor, "window pos"]) -> Tensor:
+    """Rows without those of the first position of each window."""
+    if tokens.shape[1] < 2:
+        raise CourseError("Windows of one token have nothing but a first position: pass first=True.")
+    return rows.view(*tokens.shape, -1)[:, 1:].flatten(0, 1)
+
+
 @torch.no_grad()
-def activations(model, hook: str, tokens: Int[Tensor, "window pos"], dtype: torch.dtype = torch.float16):
-    """The activations [window·pos, d] at one hook in one run; heads stand side by side. Later layers are not run."""
+def activations(model, hook: str, tokens: Any, dtype: torch.dtype = torch.float16):
+    """The activations [window·pos, d] at one hook in one run; heads stand side by side. Later layers are not run.
+
+    Args:
+        model: a `TinyTransformer` or `TransformerBridge`.
+        hook: the name of a hook point with one vector a token.
+        tokens: ids [window pos].
+        dtype: of the rows that are kept; float16 refuses what does not fit.
+    """
+    tokens = as_tokens(tokens)
     if hook not in model.hook_dict:
         raise CourseError(f"This model has no hook {hook!r}.{nearest(hook, model.hook_dict)}")
     found: list[Tensor] = []
@@ -61,22 +120,48 @@ def activations(model, hook: str, tokens: Int[Tensor, "window pos"], dtype: torc
 def collect(
     model,
     hook: str,
-    tokens: Int[Tensor, "window pos"],
+    tokens: Any,
     *,
     batch: int = 64,
     dtype: torch.dtype = torch.float16,
+    first: bool = True,
 ) -> Float[Tensor, "token d"]:
-    """The activations of fixed windows in their order, one row a token."""
-    if tokens.ndim != 2 or not tokens.numel():
-        raise CourseError(f"tokens must be [window pos] with at least one window, not {list(tokens.shape)}.")
-    first = activations(model, hook, tokens[:batch], dtype)
-    rows = torch.empty(tokens.numel(), first.shape[1], dtype=dtype)
-    rows[: len(first)] = first
-    for start in range(batch, len(tokens), batch):
+    """The activations of fixed windows [window pos] in their order, one row a token.
+
+    Real models keep a few huge activations, mostly at the first position; where some are found a warning says so,
+    and `first=False` leaves the first position of each window out.
+
+    Args:
+        model: a `TinyTransformer` or `TransformerBridge`.
+        hook: the name of a hook point.
+        tokens: ids [window pos].
+        batch: windows run at once.
+        dtype: of the rows.
+        first: keep the first position of each window.
+    """
+    tokens, rows = as_tokens(tokens), None
+    for start in range(0, len(tokens), batch):
         part = tokens[start : start + batch]
-        at = start * tokens.shape[1]
-        rows[at : at + part.numel()] = activations(model, hook, part, dtype)
+        found = activations(model, hook, part, dtype)
+        if not first:
+            found = from_the_second_on(found, part)
+        if rows is None:
+            warn_of_sinks(found, hook, part if first else part[:, 1:])
+            rows = torch.empty(len(tokens) * len(found) // len(part), found.shape[1], dtype=dtype)
+        at = start * len(found) // len(part)
+        rows[at : at + len(found)] = found
     return rows
+
+
+def warn_of_sinks(rows: Float[Tensor, "token d"], hook: str, tokens: Int[Tensor, "window pos"]) -> None:
+    """How many there are, and at which position most of them stand."""
+    if (few := sinks(rows.float())) is not None:
+        at = f"{int(few.view(tokens.shape)[:, 0].sum()):,} of them at the first position (first=False leaves it out)"
+        warnings.warn(
+            f"{int(few.sum()):,} of {len(rows):,} activations at {hook} are over {HUGE} times as long as the median, {at}: "
+            "what is trained or measured on them is about them.",
+            stacklevel=3,
+        )
 
 
 class Store:
@@ -85,36 +170,67 @@ class Store:
     `Store(model, hook, sampler)` runs the model on `sampler(0)`, `sampler(1)`, … [window pos] as rows are asked for;
     with a tensor of windows in the place of the sampler every row comes once an epoch. `Store.of(rows)` deals out
     rows in memory, `Store.open(folder)` those of a folder that `write` made.
+
+    `first` says whether each window's first position is among the rows. By default it is for a `TinyTransformer`,
+    and left out of other models, which keep their huge activations there (see `sinks`).
+
+    Args:
+        model: the model that is run.
+        hook: the name of a hook point.
+        sampler: step → windows [window pos], or a tensor of windows.
+        buffer: rows shuffled together.
+        seed: of the order of the rows.
+        batch: windows a block, for a tensor of windows.
+        dtype: of the rows.
+        first: keep the first position of each window; None: of our own models.
     """
 
     def __init__(
         self,
         model,
         hook: str,
-        sampler: Callable[[int], Int[Tensor, "window pos"]] | Int[Tensor, "window pos"],
+        sampler: Any,
         *,
         buffer: int = 2**18,
         seed: int = 0,
         batch: int = 64,
         dtype: torch.dtype = torch.float16,
+        first: bool | None = None,
     ):
-        fixed = isinstance(sampler, Tensor)
-        self.hook = hook
+        from mi_course.models import TinyTransformer
+
+        fixed = not callable(sampler)
+        sampler = as_tokens(sampler) if fixed else sampler
+        self.hook, self.first = hook, isinstance(model, TinyTransformer) if first is None else first
+
+        def windows(block: int) -> Tensor:
+            return as_tokens(sampler[block * batch : (block + 1) * batch] if fixed else sampler(block))
 
         def read(block: int) -> Tensor:
-            tokens = sampler[block * batch : (block + 1) * batch] if fixed else sampler(block)
-            return activations(model, hook, tokens, dtype)
+            tokens = windows(block)
+            rows = activations(model, hook, tokens, dtype)
+            return rows if self.first else from_the_second_on(rows, tokens)
 
-        size = (min(batch, len(sampler)) * sampler.shape[1]) if fixed else sampler(0).numel()
-        self._set(read, size, sampler.numel() if fixed else None, buffer, seed)
+        counted = 0 if self.first else 1
+        n, pos = windows(0).shape
+        self._set(read, n * (pos - counted), len(sampler) * (pos - counted) if fixed else None, buffer, seed)
 
     @classmethod
-    def of(cls, rows: Float[Tensor, "row d"], *, buffer: int = 2**18, seed: int = 0) -> Store:
-        """A store of rows that are in memory."""
+    def of(cls, rows: Any, *, buffer: int = 2**18, seed: int = 0) -> Store:
+        """A store of rows [row d] that are in memory.
+
+        Args:
+            rows: finite numbers [row d].
+            buffer: rows shuffled together.
+            seed: of their order.
+        """
+        if not isinstance(rows, Tensor | np.ndarray):
+            raise CourseError(f"A store holds rows [row d] of finite numbers, not {kind_of(rows)}.")
+        rows = torch.as_tensor(rows)
         if rows.ndim != 2 or not bool(rows.isfinite().all()):
             raise CourseError("A store holds rows [row d] of finite numbers.")
         store, size = cls.__new__(cls), min(BLOCK, max(1, len(rows)))
-        store.hook = ""
+        store.hook, store.first = "", True
         store._set(lambda i: rows[i * size : (i + 1) * size], size, len(rows), min(buffer, len(rows)), seed)
         return store
 
@@ -208,7 +324,8 @@ class Store:
 
     def __repr__(self):
         count = "rows without end" if self.n_rows is None else f"{self.n_rows:,} rows"
-        return f"Store({self.hook or 'rows'}: {count}, {self.buffer:,} in the buffer)"
+        left_out = "" if self.first else ", first positions left out"
+        return f"Store({self.hook or 'rows'}: {count}, {self.buffer:,} in the buffer{left_out})"
 
     # -- files -----------------------------------------------------------------------------------
 
@@ -217,6 +334,12 @@ class Store:
 
         The card names each shard's rows and sha256 and is renewed after each: a kill or a full disk leaves what was
         written before, and `write` with the same store goes on behind it.
+
+        Args:
+            n: rows to write.
+            folder: where; made if need be.
+            shard: rows a file.
+            card: more to note on the card, by name.
         """
         if n < self.buffer:
             raise CourseError(
@@ -237,6 +360,7 @@ class Store:
             })  # fmt: skip
             mean_square = sum(part["sum_of_squares"] for part in done) / sum(part["rows"] for part in done)
             whole = settings | {"d": x.shape[1], "mean_square": mean_square, "shards": done} | card
+            whole["first_positions"] = self.first
             text = json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
             write_atomically({folder / done[-1]["file"]: blob, folder / CARD: text.encode()})
         return folder
@@ -257,7 +381,14 @@ class Store:
 
     @classmethod
     def open(cls, folder: str | Path, *, buffer: int = 2**18, seed: int = 0, verify: bool = True) -> Store:
-        """The rows of a folder, mapped into memory block by block; `verify` compares every shard's sha256 first."""
+        """The rows of a folder, mapped into memory block by block; `verify` compares every shard's sha256 first.
+
+        Args:
+            folder: what `write` made.
+            buffer: rows shuffled together.
+            seed: of their order.
+            verify: compare the hashes.
+        """
         folder = Path(folder)
         card = read_card(folder)
         there = sum(part["rows"] for part in card["shards"])
@@ -268,7 +399,8 @@ class Store:
         for part in card["shards"]:
             check_shard(folder, part, verify)
         store = cls.__new__(cls)
-        store.hook, size = card["hook"], min(BLOCK, card["shard"])
+        store.hook, store.first = card["hook"], card.get("first_positions", True)
+        size = min(BLOCK, card["shard"])
         ends = [0]
         for part in card["shards"]:
             ends.append(ends[-1] + part["rows"])

@@ -3,6 +3,11 @@
 Every quantity is from Elhage et al. (2021) and derived by hand in notebook 02. Vectors are rows: a table has its
 source token, or its query, along the rows. "Source" is the token attended to, "destination" the present one, and
 "out" the next one.
+
+>>> import torch
+>>> from mi_course import circuits
+>>> circuits.eigenvalue_score(torch.tensor([[2.0, 0.0], [0.0, -1.0]]))  # Σλ / Σ|λ|
+0.3333333333333333
 """
 
 from __future__ import annotations

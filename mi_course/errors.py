@@ -1,4 +1,9 @@
-"""Errors that tell a student in one sentence what went wrong and what to do."""
+"""Errors that tell a student in one sentence what went wrong and what to do.
+
+>>> from mi_course.errors import nearest
+>>> nearest("hook_patern", ["hook_pattern", "hook_z"])
+" Did you mean 'hook_pattern'?"
+"""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -22,3 +27,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return " There are none."
     some = list(spelling.values())[:8]
     return f" Known: {', '.join(some)}{' …' if len(spelling) > len(some) else ''}."
+
+
+def kind_of(thing: object) -> str:
+    """What a thing is, with its article."""
+    name = type(thing).__name__
+    return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"

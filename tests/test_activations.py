@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mi_course import activations, corpora, pretrained, sae
 from mi_course.activations import CARD, Store, collect
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
+from mi_course.training import Checkpoint
 
 CONFIG = TinyConfig(
     n_layers=2,
@@ -64,7 +66,8 @@ def test_bridge_and_tiny_transformer_agree(model):
     bridge = pretrained.to_bridge(model)
     ours, theirs = (collect(m, HOOK, SAMPLE(0), dtype=torch.float32) for m in (model, bridge))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
-    x, y = (Store(m, HOOK, SAMPLE, buffer=256, dtype=torch.float32).rows(100, 300) for m in (model, bridge))
+    how = {"buffer": 256, "dtype": torch.float32, "first": True}
+    x, y = (Store(m, HOOK, SAMPLE, **how).rows(100, 300) for m in (model, bridge))
     torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-4)
 
 
@@ -86,6 +89,78 @@ def test_unknown_hook_and_nan_and_overflow(model):
 def test_hook_that_is_not_computed(model):
     with pytest.raises(CourseError, match="not reached|only computed"):
         collect(model, "blocks.0.attn.hook_result", SAMPLE(0))
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.uint8, "numpy", "lists"])
+def test_tokens_of_any_width(model, kind):
+    tokens = SAMPLE(0)
+    given = {"numpy": lambda: tokens.numpy().astype("int32"), "lists": tokens.tolist}.get(
+        kind, lambda: tokens.to(kind)
+    )()
+    assert torch.equal(collect(model, HOOK, given), collect(model, HOOK, tokens))
+    fixed, drawn = Store(model, HOOK, given, buffer=128), Store(model, HOOK, lambda step: given, buffer=128)
+    assert sorted_rows(fixed.rows(0, 128)) == sorted_rows(drawn.rows(0, 128))
+
+
+LOADER = torch.utils.data.DataLoader(torch.zeros(8, 4))
+WRONG = {
+    "a DataLoader": LOADER, "a str": "some words", "a NoneType": None, "of float32": torch.zeros(2, 4),
+    r"not \[4\] of int64": torch.zeros(4, dtype=torch.long), r"not \[0, 4\]": torch.zeros(0, 4, dtype=torch.long),
+    "a list": [[1, 2], [3]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", WRONG)
+def test_tokens_that_are_none(model, sentence):
+    for use in (
+        lambda: collect(model, HOOK, WRONG[sentence]),
+        lambda: Store(model, HOOK, WRONG[sentence], buffer=8),
+        lambda: Store(model, HOOK, lambda step: WRONG[sentence], buffer=8),
+    ):
+        with pytest.raises(CourseError, match=f"tokens must be.*{sentence}"):
+            use()
+    with pytest.raises(CourseError, match="not a list"):
+        Store.of([1.0, 2.0])
+
+
+# --- activations of huge norm ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_sinks():
+    """A model with learned positions whose first one is a thousand times as long, as real models make it themselves."""
+    model = TinyTransformer(replace(CONFIG, positions="learned")).eval()
+    with torch.no_grad():
+        model.pos_embed.W_pos[0] *= 1000
+    return model
+
+
+RESID = "blocks.0.hook_resid_pre"
+
+
+def test_collect_warns_of_huge_activations_and_leaves_them_out(with_sinks, model):
+    with pytest.warns(UserWarning, match="8 of 128 activations .* 8 of them at the first position"):
+        whole = collect(with_sinks, RESID, SAMPLE(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rest = collect(with_sinks, RESID, SAMPLE(0), first=False, batch=3)
+        collect(model, RESID, SAMPLE(0))
+    assert torch.equal(rest, whole.view(8, 16, 8)[:, 1:].flatten(0, 1))
+    with pytest.raises(CourseError, match="nothing but a first position"):
+        collect(with_sinks, RESID, SAMPLE(0)[:, :1], first=False)
+
+
+def test_a_store_leaves_the_first_position_of_real_models_out(model, tmp_path):
+    bridge = pretrained.to_bridge(model)
+    windows = torch.cat([SAMPLE(0), SAMPLE(1)])
+    rest = sorted_rows(collect(bridge, HOOK, windows, first=False).float())
+    for store in (Store(bridge, HOOK, windows, buffer=100), Store(bridge, HOOK, SAMPLE, buffer=240)):
+        assert sorted_rows(store.rows(0, 240)) == rest and "first positions left out" in repr(store)
+    kept = Store(bridge, HOOK, windows, buffer=100, first=True)
+    assert kept.n_rows == 256 and "left out" not in repr(kept)
+    assert Store(model, HOOK, windows, buffer=100).n_rows == 256, "the course's own models have none"
+    folder = Store(bridge, HOOK, windows, buffer=100).write(240, tmp_path / "store")
+    assert "first positions left out" in repr(Store.open(folder))
 
 
 # --- the stream ------------------------------------------------------------------------------------
@@ -305,7 +380,13 @@ def train_on_a_store(checkpoint=None, before=lambda step: None):
         return store.sample(64)(step)
 
     how = sae.SaeTraining(60, warmup=5, dead_after=500, resample_at=(0.6, 0.8))
-    sae.train(one, sample, how, pool=lambda: store.rows(0, 256), checkpoint=checkpoint, checkpoint_every=10)
+    sae.train(
+        one,
+        sample,
+        how,
+        pool=lambda: store.rows(0, 256),
+        checkpoint=checkpoint and Checkpoint(checkpoint, every=10),
+    )
     return one, steps
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from mi_course import files
 from mi_course.course import classroom, places
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -92,15 +93,17 @@ def test_a_missing_browser_is_a_skip_here_and_a_failure_in_ci(monkeypatch):
 
 KINDS = {
     "index": "index.html",
-    "notebook": "00_tools_tour.html",
-    "paper": "paper-elhage2021.html",
-    "claims": "claims.html",
-    "often said": "corrections.html",
-    "glossary": "glossary.html",
+    "notebook": "notebooks/00_tools_tour.html",
+    "paper": "claims/elhage2021.html",
+    "claims": "claims/index.html",
+    "often said": "claims/corrections.html",
+    "glossary": "docs/glossary.html",
     "search": "search.html?q=induction",
     "gallery": "features/index.html",
-    "feature": "features/*",
-    "document": "doc-*",
+    "feature": "features/sae*",
+    "document": "docs/pitfalls.html",
+    "use": "docs/use/patching.html",
+    "api": "docs/api/patching.html",
 }
 
 
@@ -151,7 +154,7 @@ def test_a_page_is_accessible_fits_its_screen_and_asks_for_nothing(browser, addr
 
 def test_no_notebook_scrolls_sideways_on_a_phone(browser, whole_site):
     with opened(browser, size=PHONE) as page:
-        for path in sorted(whole_site.glob("[0-9][0-9]_*.html")):
+        for path in sorted(whole_site.glob("notebooks/*.html")):
             page.goto(path.as_uri())
             settle(page)
             assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, path.name
@@ -172,81 +175,92 @@ def test_formulas_figures_and_views_are_drawn(page, address):
     assert widths and min(widths) > 100
 
 
-def test_search_finds_a_term_a_claim_and_a_function(page, address):
+def test_the_search_works_from_a_disk_and_names_the_notebook(page, address):
     page.goto(address("index"))
-    page.keyboard.press("/")
-    page.keyboard.type("residual stream")
+    page.keyboard.press("Control+K")
+    page.keyboard.type("mechanistic corner")
     page.keyboard.press("Enter")
-    page.wait_for_url("**/search.html?q=residual*")
-    assert page.locator("#results a").first.text_content() == "residual stream"
-    for asked, first in (("MF-01", "Claim MF-01"), ("prefix_matching_scores", None), ("superpositoin", None)):
-        page.get_by_role("searchbox").fill(asked)
-        page.wait_for_function("document.querySelectorAll('#results li').length > 0")
-        assert first is None or page.locator("#results a").first.text_content() == first
-    page.get_by_role("searchbox").fill("xyzzyq")
-    assert page.get_by_text("0 found.").is_visible()
-    page.get_by_role("searchbox").fill("a.*(b[<img src=x onerror=alert(1)>")
-    page.get_by_role("searchbox").fill("residual stream")
-    page.locator("#results a").first.click()
-    assert page.url.endswith("glossary.html#residual-stream")
+    page.wait_for_url("**/search.html?q=mechanistic*")
+    page.locator("#search-results li").first.wait_for()
+    page.wait_for_function("document.querySelector('#search-results').innerText.includes('finished')")
+    assert "03 · Induction heads" in page.locator("#search-results").inner_text()
+    page.goto(address("search").replace("induction", "prefix_matching_scores"))
+    page.locator("#search-results li").first.wait_for()
+    assert "prefix_matching_scores" in page.locator("#search-results li").first.inner_text()
+    page.goto(address("search").replace("induction", "xyzzyq"))
+    page.get_by_text("did not match any documents").wait_for()
 
 
 def test_the_theme_can_be_chosen_and_is_kept(browser, address):
-    paper = "getComputedStyle(document.body).backgroundColor"
+    theme = "document.documentElement.dataset.theme"
     with opened(browser, "light") as page:
         page.goto(address("index"))
-        light = page.evaluate(paper)
-        page.get_by_role("button", name="Dark theme").click()
-        dark = page.evaluate(paper)
-        assert dark != light
+        assert page.evaluate(theme) == "light"
+        page.get_by_role("button", name="Color mode").first.click()
+        page.locator("[data-mode=dark]").first.click()
+        assert page.evaluate(theme) == "dark"
         page.goto(address("glossary"))
-        assert page.evaluate(paper) == dark
-        page.get_by_role("button", name="Light theme").click()
-        assert page.evaluate(paper) == light
-        page.emulate_media(color_scheme="dark")
-        assert page.evaluate(paper) == dark, "chosen as the system is: it follows the system again"
+        assert page.evaluate(theme) == "dark"
 
 
 def test_the_keyboard_reaches_everything(page, address):
     page.goto(address("notebook"))
     settle(page)
-    focused = lambda: page.evaluate("document.activeElement.outerHTML.slice(0, 80)")
+    focused = lambda: page.evaluate("document.activeElement.outerHTML.slice(0, 120)")
     page.keyboard.press("Tab")
-    assert "Skip to content" in focused() and page.locator(".skip").is_visible()
+    assert "Skip to main content" in focused()
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "content"
-    page.keyboard.press("/")
-    assert 'type="search"' in focused()
-    page.keyboard.type("/")
-    assert page.get_by_role("searchbox").input_value() == "/", "in the field it is a letter"
-    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-    assert outline != "none"
-    page.keyboard.press("Tab")
-    page.keyboard.press("Enter")
-    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    page.locator("a.term").first.focus()
+    said = page.evaluate("getComputedStyle(document.activeElement, '::after').content")
+    assert len(said) > 20, "the meaning shows without a pointer"
+    assert page.locator("pre[tabindex], div.text_html[tabindex]").count() > 0, "what scrolls can be reached"
 
 
 def test_from_a_notebook_to_a_claim_and_back(page, address):
     page.goto(address("notebook"))
     page.locator("a.term", has_text="residual stream").first.click()
-    assert page.url.endswith("glossary.html#residual-stream")
+    assert page.url.endswith("glossary.html#term-residual-stream")
     page.go_back()
-    page.get_by_role("link", name="MF-02 among the claims").click()
-    assert page.url.endswith("paper-elhage2021.html#MF-02")
-    page.locator("#MF-02").get_by_role("link", name="notebook 00, in this cell").click()
-    assert re.search(r"00_tools_tour.html#cell-id=\w+", page.url)
+    page.get_by_text("Among the claims of").get_by_role("link", name="MF-02").click()
+    assert page.url.endswith("claims/elhage2021.html#mf-02")
+    page.locator("#mf-02").get_by_role("link", name="in this cell of notebook 00").click()
+    assert page.url.endswith("notebooks/00_tools_tour.html#mf-02-in-00")
     page.locator(":target .mi-claim").wait_for()
 
 
-def test_on_paper_folds_are_open_and_the_page_is_light(browser, address):
-    with opened(browser, "dark") as page:
+def test_a_notebook_knows_its_place(page, address):
+    page.goto(address("notebook"))
+    settle(page)
+    page.evaluate("scrollTo(0, 9000)")
+    page.wait_for_timeout(300)
+    for part in (".bd-sidebar-primary", ".bd-sidebar-secondary", ".bd-header-article"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] < 900 and box["y"] + box["height"] > 0, f"{part} stays in sight"
+    assert page.locator(".bd-sidebar-secondary a.active").count() > 0
+    above = page.locator(".neighbours a[rel=next]")
+    assert "01 · Bigrams" in above.inner_text() and page.locator(".prev-next-area a").count() > 0
+    page.get_by_text("Open or keep").click()
+    assert page.get_by_role("link", name="Open on Colab").is_visible()
+
+
+def test_a_claim_can_be_read_on_a_phone(browser, address):
+    with opened(browser, size=PHONE) as page:
+        page.goto(address("paper"))
+        widths = page.eval_on_selector_all(
+            "table.measures td:nth-child(2)", "all => all.map(cell => cell.clientWidth)"
+        )
+        assert len(widths) > 10 and min(widths) > 250, "the words of a measure have the whole width"
+
+
+def test_on_paper_folds_are_open_and_the_bars_are_gone(browser, address):
+    with opened(browser, "light") as page:
         page.goto(address("notebook"))
         settle(page)
         page.emulate_media(media="print")
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
-        assert page.locator("details:not([open])").count() == 0
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-        assert not page.get_by_role("search").is_visible()
+        assert page.locator("article details:not([open])").count() == 0
+        assert not page.locator(".bd-sidebar-primary").is_visible()
+        assert not page.locator(".bd-header-article").is_visible()
 
 
 # --- JupyterLab ------------------------------------------------------------------------------------
@@ -262,9 +276,9 @@ def lab(tmp_path_factory):
     env |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "PYTHONPATH": str(places.root())}
     env |= {"JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "HOME": str(home)}
     plain = home / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
-    places.write(plain, '{"windowingMode": "none"}')  # every cell is in the page, seen or not
+    files.write(plain, '{"windowingMode": "none"}')  # every cell is in the page, seen or not
     news = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    places.write(news, '{"fetchNews": "false", "checkForUpdates": false}')
+    files.write(news, '{"fetchNews": "false", "checkForUpdates": false}')
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]

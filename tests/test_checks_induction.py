@@ -145,7 +145,36 @@ def silent(model):
     return model
 
 
+def share_lost(intact, cut, period):
+    gain = lambda losses: losses[:, : period - 1].mean() - losses[:, period:].mean()
+    return 1 - gain(cut) / gain(intact)
+
+
+def share_lost_by_sums(intact, cut, period):
+    gains = []
+    for losses in (intact, cut):
+        halves = torch.cat([losses[:, : period - 1], -losses[:, period:]], dim=1)
+        gains.append(float(halves.double().sum()))
+    return (gains[0] - gains[1]) / gains[0]
+
+
+def share_by_row(intact, cut, period):
+    return torch.stack([share_lost(a[None], b[None], period) for a, b in zip(intact, cut)]).mean()
+
+
+def share_with_the_unknown(intact, cut, period):
+    gain = lambda losses: losses[:, : period - 1].mean() - losses[:, period - 1 :].mean()
+    return 1 - gain(cut) / gain(intact)
+
+
+def share_of_the_second_copy(intact, cut, period):
+    rise = (cut - intact)[:, period:].mean()
+    return rise / (intact[:, : period - 1].mean() - intact[:, period:].mean())
+
+
 RIGHT = [
+    (checks.check_share_of_gain_lost, share_lost),
+    (checks.check_share_of_gain_lost, share_lost_by_sums),
     (checks.check_induction_guess, guess),
     (checks.check_induction_guess, guess_with_a_memory),
     (checks.check_causal_pattern, pattern),
@@ -166,6 +195,13 @@ RIGHT = [
 ]  # fmt: skip
 
 WRONG = [
+    (checks.check_share_of_gain_lost, lambda a, b, p: 1 - share_lost(a, b, p), "that is left"),
+    (checks.check_share_of_gain_lost, lambda a, b, p: share_lost(b, a, p), "exchanged"),
+    (checks.check_share_of_gain_lost, share_of_the_second_copy, "dearer too"),
+    (checks.check_share_of_gain_lost, share_with_the_unknown, "counted with the second"),
+    (checks.check_share_of_gain_lost, share_by_row, "each row's own"),
+    (checks.check_share_of_gain_lost, lambda a, b, p: share_lost(a, b, p).clamp(0, 1), "clipped"),
+    (checks.check_share_of_gain_lost, lambda a, b, p: share_lost(a[:, 1:], b[:, 1:], p), "too late|by hand"),
     (checks.check_induction_guess, guess_peeking, "future"),
     (checks.check_induction_guess, guess_later, "later"),
     (checks.check_induction_guess, guess_the_copy, "off by one"),

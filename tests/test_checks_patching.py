@@ -2,6 +2,7 @@
 
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 
@@ -122,6 +123,20 @@ def judged_by_log_probabilities(corrupted, patched, clean, right, wrong):
     return [recovered, gained, "damaged" if recovered > 0.3 else "nothing"]
 
 
+def interval(patched, corrupted, clean, draws, level):
+    low, high = corrupted[draws].mean(1), clean[draws].mean(1)
+    effect = (patched[draws].mean(1) - low) / (high - low)
+    return torch.quantile(effect, (1 - level) / 2), torch.quantile(effect, (1 + level) / 2)
+
+
+def interval_in_a_loop(patched, corrupted, clean, draws, level):
+    effects = []
+    for draw in draws.tolist():
+        gap = sum(float(clean[i] - corrupted[i]) for i in draw)
+        effects.append(sum(float(patched[i] - corrupted[i]) for i in draw) / gap)
+    return list(np.percentile(effects, [50 * (1 - level), 50 * (1 + level)]))
+
+
 RIGHT = [
     (checks.check_normalised, [normalised, normalised_by_sums]),
     (checks.check_patch_head, [patch_head, patch_head_with_a_mask]),
@@ -131,6 +146,7 @@ RIGHT = [
     (checks.check_direct_and_mediated, [direct_and_mediated, direct_and_mediated_by_two_runs]),
     (checks.check_attribution, [attribution, attribution_by_einsum]),
     (checks.check_damage_or_recovery, [judged, judged_by_log_probabilities]),
+    (checks.check_effect_interval, [interval, interval_in_a_loop]),
 ]
 
 
@@ -231,6 +247,12 @@ def with_another_share(*given):
     return recovered, gained, "restored" if gained > 0 else "damaged" if recovered > 0.3 else "nothing"
 
 
+def gap_of_all(patched, corrupted, clean, draws, level):
+    return interval(
+        patched, corrupted.mean().expand_as(patched), clean.mean().expand_as(patched), draws, level
+    )
+
+
 def total(host, patched, pattern, W_OV, W_U, head):
     change = patched - host
     return (change + sum(A @ change @ OV for A, OV in zip(pattern, W_OV)))[-1] @ W_U
@@ -324,6 +346,15 @@ WRONG = [
     (checks.check_effects, lambda r, a, b, way: effects(r, a, b, "noising"), "this noises, always"),
     (checks.check_effects, lambda r, a, b, way: effects(r, a, b, "denoising"), "this denoises, always"),
     (checks.check_damage_or_recovery, lambda *g: (*judged(*g)[:2], "fine"), "one of restored"),
+    (checks.check_effect_interval, gap_of_all, "draw it too"),
+    (checks.check_effect_interval, lambda p, a, b, d, level: interval((p - a) / (b - a), 0 * a, 0 * a + 1, d, level), "own share"),
+    (checks.check_effect_interval, lambda p, a, b, d, level: interval(p, 0 * a, 0 * a + 1, d, level), "interval of the score"),
+    (checks.check_effect_interval, lambda p, a, b, d, level: interval(p, a, b, d, 2 * level - 1), "too much is cut off"),
+    (checks.check_effect_interval, lambda *g: interval(*g)[::-1], "wrong way round"),
+    (checks.check_effect_interval, lambda p, a, b, d, level: interval(p, a, b, d, 1.0), "only the middle"),
+    (checks.check_effect_interval, lambda p, a, b, d, level: interval(p, b, a, d, level), "exchanged"),
+    (checks.check_effect_interval, lambda p, a, b, d, level: interval(p, a, b, d.T, level), "over the draws"),
+    (checks.check_effect_interval, lambda p, a, b, d, level: interval(p, a, b, torch.arange(len(p))[:, None], level), "over the prompts themselves"),
 ]  # fmt: skip
 
 

@@ -93,6 +93,16 @@ class Temporary:
         self.handle.remove()
 
 
+def usable(stream, times):
+    norm = stream.norm(dim=-1)
+    return norm <= times * norm.median(dim=1, keepdim=True).values
+
+
+def usable_in_a_loop(stream, times):
+    rows = [(row**2).sum(-1) for row in stream]
+    return [[bool(one <= times**2 * norms.median()) for one in norms] for norms in rows]
+
+
 RIGHT = {
     checks.check_hook_names: [names, lambda: {key: f"{name}" for key, name in reversed(names().items())}],
     checks.check_attention_paid: [attention, attention_as_a_number],
@@ -101,6 +111,7 @@ RIGHT = {
     checks.check_mean_ablate: [averaged, averaged_flat],
     checks.check_direct_effect: [effect, effect_by_logits],
     checks.check_temporary_hook: [temporary, temporary_by_model, Temporary],
+    checks.check_usable: [usable, usable_in_a_loop],
 }
 
 
@@ -300,6 +311,13 @@ WRONG = [
     (checks.check_temporary_hook, bare, "contextmanager"),
     (checks.check_temporary_hook, not_written, "not written yet"),
     (checks.check_temporary_hook, lambda model, name, edit: None, "contextmanager"),
+    (checks.check_usable, lambda s, t: ~usable(s, t), "turned round"),
+    (checks.check_usable, lambda s, t: s.norm(dim=-1) <= t * s.norm(dim=-1).mean(1, keepdim=True), "mean"),
+    (checks.check_usable, lambda s, t: torch.arange(s.shape[1]).expand(s.shape[:2]) > 0, "position 0"),
+    (checks.check_usable, lambda s, t: s.norm(dim=-1) <= t * s.norm(dim=-1).median(), "own"),
+    (checks.check_usable, lambda s, t: usable(s.transpose(0, 1), t).T, "over the batch"),
+    (checks.check_usable, lambda s, t: usable((s**2).sum(-1, keepdim=True), t), "root"),
+    (checks.check_usable, lambda s, t: s.norm(dim=-1) < t * s.norm(dim=-1).median(1, keepdim=True).values, "at most"),
 ]  # fmt: skip
 
 

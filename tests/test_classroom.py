@@ -37,6 +37,49 @@ def test_a_student_copy_never_overwrites_the_course(clone):
 def test_markers_that_do_not_match_are_named():
     with pytest.raises(CourseError, match="do not match"):
         classroom.student_copy(notebook("### BEGIN SOLUTION\n1"))
+    with pytest.raises(CourseError, match="do not match"):
+        classroom.student_copy(notebook("1\n### END SOLUTION"))
+
+
+def test_solutions_are_cleared_as_nbgrader_clears_them():
+    preprocessors = pytest.importorskip("nbgrader.preprocessors")
+    for source in (
+        SOLVED,
+        f"a = 1\n{SOLVED}\n\nif a:\n        ### BEGIN SOLUTION\n        b = 2\n        ### END SOLUTION\n    pass\n",
+        "f(1)\n### BEGIN HIDDEN TESTS\nassert f(2) == 4\n### END HIDDEN TESTS\ng(2)",
+        *(cell.source for cell in nbformat.read(places.find(["00"])[0], 4).cells if cell.cell_type == "code"),
+    ):
+        nb = notebook(source)
+        for theirs in (preprocessors.ClearSolutions, preprocessors.ClearHiddenTests):
+            nb, _ = theirs(enforce_metadata=False).preprocess(nb, {})
+        assert classroom.cleared(source) == nb.cells[0].source.rstrip("\n")
+
+
+def test_what_a_learner_wrote_is_never_overwritten(clone, capsys):
+    clone("90_bigrams", "# T", SOLVED)
+    copies = clone.root / "notebooks" / "student"
+    assert classroom.student() == classroom.student() == 0  # untouched copies are renewed without a word
+    assert capsys.readouterr().err == ""
+    copy = copies / "90_bigrams.ipynb"
+    nb = nbformat.read(copy, 4)
+    nb.cells[2].source = nb.cells[2].source.replace("raise NotImplementedError()", "return x + x")
+    nbformat.write(nb, copy)
+    assert classroom.student() == 0
+    told = capsys.readouterr().err
+    assert "somebody has written in it." in told and "return x + x" in copy.read_text()
+    clone("90_bigrams", "# T", "x = 3", SOLVED)
+    classroom.student()
+    assert "the notebook has changed since" in capsys.readouterr().err and "return x + x" in copy.read_text()
+
+
+def test_a_copy_that_was_only_run_is_renewed(clone, capsys):
+    path = clone("90_bigrams", "# T", SOLVED)
+    classroom.student()
+    copy = clone.root / "notebooks" / "student" / path.name
+    nb = nbformat.read(copy, 4)
+    nb.cells[2].execution_count = 7
+    nbformat.write(nb, copy)
+    assert not classroom.edited(copy)
 
 
 def test_badges_are_rewritten_once_and_checked(clone, capsys):
@@ -140,6 +183,25 @@ def test_a_notebook_edited_by_hand_is_tidied(clone):
     nbformat.write(nb, path)
     assert badges.badges(check=True) == 1 and badges.badges() == 0
     assert nbformat.writes(notebooks.tidy(nb)) + "\n" == path.read_text()
+
+
+def test_the_setup_cell_fetches_what_cells_need_on_colab_and_no_more():
+    setup = 'import x\n    subprocess.run(["mi_course @ git+https://github.com/a/b@main"])\nimport torch'
+    nb = notebook(setup)
+    nb.cells += [nbformat.v4.new_code_cell(source) for source in (
+        "# needs smollm2-135m-instruct\nx", "# needs efficientnet-lite0, smollm2-135m-instruct\ny")]  # fmt: skip
+    nb.cells[0].metadata.tags = ["setup"]
+    lines = badges.fetching(nb).cells[0].source.splitlines()
+    assert (
+        lines[2]
+        .strip()
+        .startswith(
+            'subprocess.run([sys.executable, "-m", "mi_course", "fetch", "efficientnet-lite0", "smollm2-135m-instruct"])'
+        )
+    )
+    assert badges.fetching(nb).cells[0].source.splitlines() == lines, "once is enough"
+    nb.cells = nb.cells[:1]
+    assert badges.fetching(nb).cells[0].source == setup, "and it goes when no cell needs one"
 
 
 def test_a_notebook_without_badge_or_setup_is_named(clone, capsys):

@@ -81,7 +81,7 @@ def test_another_version_than_the_tested_one_is_no_problem(monkeypatch):
 def test_the_tested_set_is_known_with_and_without_a_clone(monkeypatch, tmp_path):
     beside = doctor.tested_versions()
     assert beside["torch"] == "2.13.0" and len(beside) > 100
-    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "mi_course" / "doctor.py"))
+    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "mi_course" / "course" / "doctor.py"))
     assert doctor.tested_versions()["torch"] == "2.13.0", "carried by the installed package"
 
 
@@ -106,3 +106,38 @@ def test_a_full_disk_is_told(monkeypatch):
 def test_exit_code_counts_problems(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "GIGABYTES_NEEDED", 1e9)
     assert doctor.main() == 1 and "1 problem." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "system, conda, make, words",
+    [
+        (("Darwin", "x86_64"), None, None, "Intel processor"),
+        (("Windows", "AMD64"), None, None, "without make"),
+        (("Linux", "x86_64"), "mi_course", "/usr/bin/make", "the conda environment mi_course; make is here"),
+    ],
+)
+def test_the_doctor_says_which_machine_this_is(monkeypatch, system, conda, make, words):
+    monkeypatch.setattr(doctor.platform, "system", lambda: system[0])
+    monkeypatch.setattr(doctor.platform, "machine", lambda: system[1])
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: make)
+    monkeypatch.setenv("CONDA_DEFAULT_ENV", conda) if conda else monkeypatch.delenv(
+        "CONDA_DEFAULT_ENV", raising=False
+    )
+    assert any(words in str(finding) for finding in doctor.machine())
+
+
+def test_the_doctor_names_what_is_missing_for_lab_and_test(monkeypatch):
+    found = doctor.importlib.util.find_spec
+    monkeypatch.setattr(
+        doctor.importlib.util, "find_spec", lambda name: None if name == "jupyterlab" else found(name)
+    )
+    assert any("without jupyterlab" in f.what and "[dev]" in f.remedy for f in doctor.machine())
+
+
+def test_real_models_are_looked_at(monkeypatch, tmp_path):
+    monkeypatch.setenv("MI_COURSE_CACHE", str(tmp_path))
+    told = list(doctor.carried())
+    assert all("not fetched" in finding.what and not finding.remedy for finding in told) and len(told) == 2
+    monkeypatch.setattr(doctor.pretrained, "here", lambda name: True)
+    monkeypatch.setattr(doctor.pretrained, "damaged", lambda name: ["model.safetensors"])
+    assert "model.safetensors is damaged → delete" in str(next(doctor.carried()))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mi_course import corpora
 from mi_course.corpora import scripts
 from mi_course.corpora.corpus import Corpus, generator
-from mi_course.corpora.library import shipped_tokenizer
+from mi_course.corpora.vocabulary import shipped_tokenizer
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
 from mi_course.sae import pages as features

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mi_course import pretrained
+from mi_course import models, pretrained
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer, load
 from mi_course.pretrained import to_bridge
@@ -313,6 +313,18 @@ def test_full_disk_leaves_the_previous_pair(saved, monkeypatch):
     assert before == (saved.read_bytes(), saved.with_suffix(".json").read_bytes())
     assert sorted(p.name for p in saved.parent.iterdir()) == ["induction-9l.json", "induction-9l.safetensors"]
     load(saved)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("positions", models.CHOICES["positions"])
+def test_other_widths_of_floats_stay_what_they_are(positions, dtype):
+    """Every hook sees the model's own dtype, and the logits are those of 32 bits to its rounding."""
+    cfg = replace(SMALL, positions=positions)
+    tokens = torch.arange(8).reshape(2, 4) % cfg.d_vocab
+    logits, cache = TinyTransformer(cfg).to(dtype).run_with_cache(tokens)
+    assert {value.dtype for value in cache.values()} == {logits.dtype} == {dtype}
+    eps = max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    torch.testing.assert_close(logits.float(), TinyTransformer(cfg)(tokens), atol=50 * eps, rtol=50 * eps)
 
 
 # -- pretrained ----------------------------------------------------------------------------------

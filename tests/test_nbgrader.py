@@ -12,10 +12,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbgrader.api import Gradebook
-from nbgrader.nbgraderformat import MetadataValidator
 
 from mi_course.course import classroom
+
+pytest.importorskip("nbgrader", reason="graded assignments need mi-course[class]")
+from nbgrader.api import Gradebook  # noqa: E402
+from nbgrader.nbgraderformat import MetadataValidator  # noqa: E402
 
 NAME = "00_tools_tour"
 EXERCISES = {e.name: e for e in classroom.exercises(["00"])}

@@ -536,6 +536,10 @@ BAD_EXPERIMENTS = {
         "right": torch.zeros(3, 2, dtype=torch.long)
     },
     "wrong must be one token id": lambda toy: {"wrong": torch.tensor([1.0, 2.0, 3.0])},
+    "right holds answers of unequal lengths": lambda toy: {"right": [[1, 2], [3], [4]]},
+    r"wrong must be one token id for each of the 3 prompts, \[batch\], not \[2\]": lambda toy: {
+        "wrong": [1, 2]
+    },
     "right holds an id outside the vocabulary 0…10": lambda toy: {"right": [0, 1, 11]},
     "equals the wrong one": lambda toy: {"wrong": toy.right},
     "logit_diff needs wrong": lambda toy: {"wrong": None},
@@ -552,6 +556,18 @@ BAD_EXPERIMENTS = {
 def test_bad_experiments_are_refused_in_one_sentence(toy, sentence):
     with pytest.raises(CourseError, match=sentence):
         of(toy, **BAD_EXPERIMENTS[sentence](toy))
+
+
+def test_plain_numbers_are_one_prompts_answers(toy):
+    one = [run.tokens[:1] for run in (toy.clean, toy.corrupted)]
+    right, wrong = int(toy.right[0]), int(toy.wrong[0])
+    exp = Experiment(toy.model, *one, right, wrong)
+    same(exp.sweep("z").per_prompt[..., 0], toy.sweep("z").per_prompt[..., 0])
+    assert repr(exp).startswith("Experiment(1 prompts × 6 positions, logit_diff: clean") and "\n" not in repr(
+        exp
+    )
+    with pytest.raises(CourseError, match="right must be one token id for each of the 3"):
+        of(toy, right=right)
 
 
 NARROW = SparseAutoencoder(SaeConfig(d_in=4, d_sae=5))

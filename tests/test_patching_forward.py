@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mi_course.patching import forward as forward
 from mi_course.patching.edits import HOOKS, Edit
-from mi_course.patching.forward import Forward, Rerun, Rows
+from mi_course.patching.forward import Forward
 from mi_course.patching.hooked import Hooked
+from mi_course.patching.rerun import Rerun, Rows
 from mi_course.patching.runs import record
 from tests.naive_patching import cache_of, model_of, prompts
 
@@ -29,7 +29,7 @@ def test_the_trace_is_the_models_own_cache(shape):
     for (site, layer), value in run.acts.items():
         if site in HOOKS and f"blocks.{layer}.{HOOKS[site]}" in cache:
             torch.testing.assert_close(value, cache[f"blocks.{layer}.{HOOKS[site]}"], atol=1e-5, rtol=1e-5)
-    hooked = forward.record(Hooked(model), tokens)
+    hooked = Hooked(model).record(tokens, run.layout)
     assert {key for key in run.acts if key[0] in HOOKS} >= set(hooked)
     assert all(torch.allclose(hooked[key], run.acts[key], atol=1e-5) for key in hooked)
     logits = run.engine.readout(run.acts["resid_post", 2])
@@ -43,12 +43,12 @@ def test_the_trace_is_the_models_own_cache(shape):
 def test_a_model_with_another_forward_is_left_to_hooks():
     model = model_of(1, n_layers=1, d_mlp=6)
     tokens = prompts(model)[0]
-    assert isinstance(forward.engine(model, tokens)[0], Forward)
+    assert isinstance(record(model, tokens).engine, Forward)
     model.blocks[0].mlp.W_gate = model.blocks[0].mlp.W_in
-    assert isinstance(forward.engine(model, tokens)[0], Hooked)
+    assert isinstance(record(model, tokens).engine, Hooked)
     del model.blocks[0].mlp.W_gate
     model.blocks[0].mlp.act = torch.tanh  # the configuration says otherwise
-    assert isinstance(forward.engine(model, tokens)[0], Hooked)
+    assert isinstance(record(model, tokens).engine, Hooked)
 
 
 def test_only_rows_that_differ_are_computed():
@@ -97,14 +97,15 @@ def test_an_edit_of_some_cells_is_the_same_edit_of_fewer():
     assert (
         part.cell.tolist() == [0, 1, 1] and part.unit.tolist() == [2, 1, 0] and part.pos.tolist() == [1, 2, 0]
     )
-    copy, batch, pos, (unit,), value = part.spread(2)  # position 2 lies behind the answers
-    assert copy.tolist() == [0, 1, 2, 3] and batch.tolist() == [0, 1, 0, 1] and pos.tolist() == [1, 1, 0, 0]
-    assert torch.equal(value, values[batch, pos, unit])
+    out = part.spread(2)  # position 2 lies behind the answers
+    assert out.copy.tolist() == [0, 1, 2, 3] and out.batch.tolist() == [0, 1, 0, 1]
+    assert out.pos.tolist() == [1, 1, 0, 0]
+    assert torch.equal(out.value, values[out.batch, out.pos, out.behind[0]])
 
 
 def test_no_edit_is_the_record_itself():
     model = model_of(1, n_layers=2)
     run = record(model, prompts(model)[0])
     at = torch.tensor([5, 2, 0])
-    final = Rerun(run.engine, run.acts, [], 1, at, False).run()
+    final = Rerun(run.engine, run.acts, run.layout, [], 1, at, False).run()
     assert torch.equal(final[0], run.acts["resid_post", 1][torch.arange(3), at])

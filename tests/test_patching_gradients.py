@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from mi_course.errors import CourseError
-from mi_course.patching import Node, Run
-from mi_course.patching.experiment import DIRECTIONS, Experiment
+from mi_course.patching import DIRECTIONS, Experiment, Node, Run
 from mi_course.patching.gradients import order
 from mi_course.patching.hooked import Hooked
 from mi_course.sae.dictionary import SaeConfig, SparseAutoencoder

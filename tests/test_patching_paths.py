@@ -5,8 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mi_course.patching import Node, logit_diff
-from mi_course.patching.experiment import DIRECTIONS, Experiment
+from mi_course.patching import DIRECTIONS, Experiment, Node, logit_diff
 from mi_course.patching.paths import below
 from tests.naive_patching import cache_of, model_of, patched, prompts, put
 

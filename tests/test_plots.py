@@ -617,8 +617,31 @@ def test_attention_view_carries_the_pattern():
     assert np.abs(np.array(data["attention"]) - pattern.numpy()).max() <= 5e-5 + 1e-9
     assert len(figure.body) < 4000
     assert figure.picture.axes[0].get_title() == "1.0", "the still twin is missing"
-    assert 'role="img"' in figure.body and "def ·f" in figure.body, "the text to fall back on is missing"
-    assert figure.body.index("trust this notebook") < figure.body.index("def ·f"), "say first what is missing"
+    assert 'role="img"' in figure.body and "run this cell in JupyterLab" in figure.body
+    assert "def ·f" not in figure.body and "//" not in figure.body, (
+        "no dump of tokens, nothing from a network"
+    )
+
+
+def test_a_page_is_given_the_library_and_the_output_stays_small(monkeypatch):
+    """With a page in front of the kernel: sent once, taken back when the cell is done; without one: not at all."""
+    import IPython
+    from IPython.testing.globalipapp import start_ipython
+
+    shell = start_ipython() or IPython.get_ipython()
+    sent, show = [], lambda **how: plots.tokens_view("ab", [1, 2], **WORDS)
+    monkeypatch.setattr(shell.display_pub, "publish", lambda data, **how: sent.append((data, how)))
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    show()
+    assert sent == []
+    monkeypatch.setenv("JPY_SESSION_NAME", "a session")
+    show(), show()
+    assert len(sent) == 1 and "DecompressionStream" in sent[0][0]["text/html"]
+    assert len(sent[0][0]["text/html"]) < 700_000, "Jupyter drops what goes beyond a megabyte a second"
+    shell.events.trigger("post_run_cell", None)
+    shell.events.trigger("post_run_cell", None)
+    assert len(sent) == 2 and sent[1][0]["text/html"] == "" and sent[1][1]["update"]
 
 
 def test_tokens_view_carries_text_values_and_our_colours():

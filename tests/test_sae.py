@@ -10,7 +10,7 @@ from mi_course import sae
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
-from mi_course.training import History, TrainingDiverged, say
+from mi_course.training import History, Snapshots, TrainingDiverged, say
 
 SETTINGS = {
     "relu": {"l1": 0.5}, "relu_norm": {"l1": 0.5}, "topk": {"k": 3}, "batchtopk": {"k": 3}, "jumprelu": {"l1": 0.2},
@@ -86,6 +86,20 @@ def test_the_auxiliary_loss_of_the_dead():
     torch.testing.assert_close(sae.loss(one, x, dead=~(dead | True))[0], plain)
     (grad,) = torch.autograd.grad(sae.auxiliary_loss(one, x * one.scale, error, dead), one.W_dec)
     assert bool(grad[dead].any()) and not bool(grad[~dead].any())
+
+
+def test_the_dead_take_turns_in_the_auxiliary_loss(monkeypatch):
+    """A bounded number of them a step, so that its cost is bounded; all get a gradient in time."""
+    one, x = one_of("topk"), noise(0, 256)
+    monkeypatch.setattr(sae.kinds, "AT_ONCE", 4)
+    one.register_buffer("step", torch.tensor(0))
+    dead, error, seen = torch.arange(20) < 10, noise(1, 256), []
+    for step in range(5):
+        one.step.fill_(step)
+        (grad,) = torch.autograd.grad(sae.auxiliary_loss(one, x, error, dead), one.W_dec)
+        seen.append(set(grad.any(1).nonzero()[:, 0].tolist()))
+        assert 0 < len(seen[-1]) <= 4
+    assert seen[2] == {8, 9, 0, 1} and set.union(*seen) == set(range(10))
 
 
 def test_jumprelu_learns_its_threshold():
@@ -346,8 +360,8 @@ def test_saved_and_loaded(kind, tmp_path):
 
 def test_saved_in_the_middle_of_training(tmp_path):
     one = one_of("relu")
-    options = {"snapshots_at": (3,), "on_snapshot": lambda model, step: model.save(tmp_path / "three")}
-    sae.train(one, noise, sae.SaeTraining(5, batch=32), **options)
+    third = Snapshots(lambda model, step: model.save(tmp_path / "three"), at=(3,))
+    sae.train(one, noise, sae.SaeTraining(5, batch=32), callbacks=[third])
     assert sae.SparseAutoencoder.load(tmp_path / "three").cfg == one.cfg
 
 

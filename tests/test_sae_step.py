@@ -50,6 +50,41 @@ def test_topk_equals_autograd(batch, d_in, d_sae, k):
         assert close(ours, theirs), name
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 1200), st.integers(1, 90), st.data(), st.integers(0, 10**6))
+def test_topk_equals_autograd_at_any_shape(batch, d_in, d_sae, data, seed):
+    """Odd widths, one input, all features; blocks of columns of both sizes (`CACHED` is made small)."""
+    k = data.draw(st.integers(1, d_sae))
+    cached = data.draw(st.sampled_from([sae_step.CACHED, 1, 64 * 20]))
+    t, W = torch.randn(batch, d_in, generator=generator(seed)), weights(d_sae, d_in, seed + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sae_step, "CACHED", cached)
+        loss, error, active = sae_step.TopK.apply(t, *W, k, sae_step.Work())
+    expected, expected_error, expected_active = dense(t, *W, k=k)
+    assert (
+        close(loss, expected) and close(error, expected_error, 3e-5) and torch.equal(active, expected_active)
+    )
+    for name, ours, theirs in zip(
+        NAMES, torch.autograd.grad(loss, W), torch.autograd.grad(expected, W), strict=True
+    ):
+        assert close(ours, theirs, 3e-5), name
+
+
+WIDTHS = [(32, 576, 96, 8), (512, 576, 1024, 4), (64, 513, 2048, 3), (300, 1000, 64, 5), (2048, 512, 256, 2)]
+
+
+@pytest.mark.parametrize("batch, d_in, d_sae, k", WIDTHS)
+def test_topk_at_the_widths_of_real_models(batch, d_in, d_sae, k):
+    t, W = torch.randn(batch, d_in, generator=generator(1)), weights(d_sae, d_in)
+    loss, _, active = sae_step.TopK.apply(t, *W, k, sae_step.Work())
+    expected, _, expected_active = dense(t, *W, k=k)
+    assert close(loss, expected) and torch.equal(active, expected_active)
+    for name, ours, theirs in zip(
+        NAMES, torch.autograd.grad(loss, W), torch.autograd.grad(expected, W), strict=True
+    ):
+        assert close(ours, theirs), name
+
+
 @pytest.mark.parametrize("batch, d_in, d_sae, k", SHAPES)
 def test_relu_equals_autograd(batch, d_in, d_sae, k):
     t, W = torch.randn(batch, d_in, generator=generator(1)), weights(d_sae, d_in)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mi_course.corpora import scripts
-from mi_course.corpora.library import shipped_tokenizer, train_tokenizer
+from mi_course.corpora.vocabulary import shipped_tokenizer, train_tokenizer
 from mi_course.errors import CourseError
 
 TEXT = "\n".join(f"    line_{i} = value + {i}" for i in range(4000)) + "\n"

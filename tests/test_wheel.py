@@ -23,7 +23,7 @@ assert len(claims.ledger()) > 30
 for name in files.checkpoint_names():
     models.load(name)
 assert doctor.tested_versions()["torch"]
-assert corpora.Tokenizer.from_file(str(files.data_dir() / "tokenizers" / "python-512.json"))
+assert corpora.shipped_tokenizer("python-512")
 print(len(files.checkpoint_names()), "checkpoints")
 """
 

@@ -472,3 +472,62 @@ def check_paths_of_order(student: object) -> None:
         },
         say="one direct path, then heads, then virtual heads.",
     )
+
+
+# -- a real model --------------------------------------------------------------------------------
+
+
+def repeat_losses(row: int, period: int, levels: tuple[float, float, float], seed: int) -> Tensor:
+    """Losses [row, 2 · period − 1]: on the first copy, on the token nobody can know, on the second copy."""
+    columns = torch.arange(2 * period - 1)
+    level = torch.where(columns < period - 1, levels[0], torch.where(columns == period - 1, *levels[1:]))
+    return level + 0.3 * torch.randn(row, 2 * period - 1, generator=generator(seed))
+
+
+def check_share_of_gain_lost(function: object) -> None:
+    """Exercise 13: what share of the gain on second copies a knock-out takes.
+
+    `function(intact, cut [row, 2 · period − 1], period) -> 1 − gain(cut) / gain(intact)`, where the gain is the mean loss
+    on the first copy less that on the second, without the column `period − 1`.
+    """
+    cases = [
+        (repeat_losses(3, 6, (9.0, 30.0, 2.0), seed=1), repeat_losses(3, 6, (11.0, 4.0, 7.0), seed=2), 6),
+        (repeat_losses(2, 3, (5.0, 20.0, 1.0), seed=3), repeat_losses(2, 3, (8.0, 9.0, 4.0), seed=4), 3),
+        (repeat_losses(4, 9, (6.0, 1.0, 1.0), seed=5), repeat_losses(4, 9, (5.0, 40.0, 6.0), seed=6), 9),
+        (repeat_losses(2, 5, (7.0, 25.0, 3.0), seed=7), repeat_losses(2, 5, (12.0, 11.0, 2.0), seed=8), 5),
+    ]
+    first = lambda losses, p: losses[:, : p - 1].mean()
+    second = lambda losses, p: losses[:, p:].mean()
+    share = lambda gain: lambda a, b, p: 1 - gain(b, p) / gain(a, p)
+    reference = share(lambda x, p: first(x, p) - second(x, p))
+    both = lambda a, b, p: (first(a, p) - second(a, p), first(b, p) - second(b, p))
+    mistakes = {
+        "this is the share of the gain that is left: the share that went is wanted.":
+            lambda a, b, p: both(a, b, p)[1] / both(a, b, p)[0],
+        "this is how many nats of the gain went: divide by the intact gain.":
+            lambda a, b, p: both(a, b, p)[0] - both(a, b, p)[1],
+        "the two runs are exchanged: the share is of the intact gain.":
+            lambda a, b, p: 1 - both(a, b, p)[0] / both(a, b, p)[1],
+        "it counts only how much dearer the second copy is: if the first became dearer too, that is not the gain's loss.":
+            lambda a, b, p: (second(b, p) - second(a, p)) / both(a, b, p)[0],
+        "it holds the first copy at its intact loss: the cut changes that one too.":
+            lambda a, b, p: 1 - (first(a, p) - second(b, p)) / both(a, b, p)[0],
+        "the token nobody could know is counted with the second copy: column period − 1 predicts its first token.":
+            share(lambda x, p: first(x, p) - x[:, p - 1 :].mean()),
+        "the token nobody could know is counted with the first copy.":
+            share(lambda x, p: x[:, :p].mean() - second(x, p)),
+        "off by one: the second copy begins a column too late.":
+            share(lambda x, p: first(x, p) - x[:, p + 1 :].mean()),
+        "the sum over positions is taken, and the copies do not have equally many once one token is left out of each: "
+        "take means.":
+            share(lambda x, p: x[:, :p].sum() - x[:, p:].sum()),
+        "each row's own share is averaged: first the means over rows, then the ratio.":
+            lambda a, b, p: (1 - (b[:, : p - 1].mean(1) - b[:, p:].mean(1))
+                             / (a[:, : p - 1].mean(1) - a[:, p:].mean(1))).mean(),
+        "it is clipped to 0 … 1: a cut that helps has a negative share, and one that reverses the gain more than all.":
+            lambda a, b, p: reference(a, b, p).clamp(0, 1),
+    }  # fmt: skip
+    check(
+        "share of the gain", function, reference, cases, mistakes,
+        say="both copies are measured in both runs, and the token nobody could know in none",
+    )  # fmt: skip

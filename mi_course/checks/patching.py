@@ -632,3 +632,66 @@ def check_damage_or_recovery(function: object) -> None:
     }
     say = "a flattened run looks half restored, and answers no better"
     check_through(coded, "damage or recovery", function, judge(), cases, mistakes, say=say)
+
+
+# -- 9: an interval over prompts --------------------------------------------------------------------
+
+
+def check_effect_interval(function: object) -> None:
+    """Exercise 9: the bootstrap interval of a normalised effect.
+
+    `function(patched, corrupted, clean [prompt], draws [n prompt], level) -> (low, high)`: for each draw the three means
+    over its prompts and the share of the gap, then the ends of the middle `level` of these shares.
+    """
+    cases = []
+    for prompts, n, level, seed in ((6, 60, 0.8, 1), (9, 90, 0.5, 2), (5, 75, 0.9, 3)):
+        corrupted, clean = 0.7 * random(prompts, seed=seed) - 2, 2 * random(prompts, seed=seed + 10) + 4
+        share = 0.4 + 0.5 * random(prompts, seed=seed + 20)
+        patched = corrupted + share * (clean - corrupted) + random(prompts, seed=seed + 30)
+        rng = torch.Generator().manual_seed(seed)
+        draws = torch.randint(prompts, (n, prompts), generator=rng)
+        cases.append((patched, corrupted, clean, draws, level))
+
+    def ends(effect, level, cut=2):
+        outside = (1 - level) / cut
+        return torch.stack([torch.quantile(effect, outside), torch.quantile(effect, 1 - outside)])
+
+    def drawn(p, a, b, d):
+        low, high = a[d].mean(1), b[d].mean(1)
+        return (p[d].mean(1) - low) / (high - low)
+
+    def pair(found):
+        if not is_number(found):
+            raise CheckFailed(
+                "interval of an effect: two numbers are wanted, the lower end and the upper one."
+            )
+        return as_tensor(found)
+
+    normal = lambda e, level: torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=e.dtype)) * e.std()
+    fixed = lambda p, a, b, d: (p[d].mean(1) - a.mean()) / (b.mean() - a.mean())
+    mistakes = {
+        "the gap is taken from all prompts: it is a mean over the same prompts, so draw it too.":
+            lambda p, a, b, d, level: ends(fixed(p, a, b, d), level),
+        "each prompt's own share is averaged: first the means of the draw, then the ratio.":
+            lambda p, a, b, d, level: ends(((p - a) / (b - a))[d].mean(1), level),
+        "this is the interval of the score: put each draw on the scale where corrupted is 0 and clean is 1.":
+            lambda p, a, b, d, level: ends(p[d].mean(1), level),
+        "too much is cut off: half of what lies outside the middle is below it, half above.":
+            lambda p, a, b, d, level: ends(drawn(p, a, b, d), level, cut=1),
+        "the two ends are the wrong way round: the lower one comes first.":
+            lambda p, a, b, d, level: ends(drawn(p, a, b, d), level).flip(0),
+        "these are the largest and the smallest draw: only the middle of them is wanted.":
+            lambda p, a, b, d, level: torch.stack([drawn(p, a, b, d).min(), drawn(p, a, b, d).max()]),
+        "this assumes a bell curve, mean and standard deviation: take the draws as they are.":
+            lambda p, a, b, d, level: torch.stack([drawn(p, a, b, d).mean() + sign * normal(drawn(p, a, b, d), level)
+                                                   for sign in (-1, 1)]),
+        "the corrupted and the clean run are exchanged: the corrupted one is 0.":
+            lambda p, a, b, d, level: ends(drawn(p, b, a, d), level),
+        "`draws` are not used: these are quantiles over the prompts themselves.":
+            lambda p, a, b, d, level: ends((p - a) / (b - a), level),
+        "the means run over the draws: each row of `draws` is one draw, and its mean is over the row.":
+            lambda p, a, b, d, level: ends((p[d].mean(0) - a[d].mean(0)) / (b[d].mean(0) - a[d].mean(0)), level),
+    }  # fmt: skip
+    reference = lambda p, a, b, d, level: ends(drawn(p, a, b, d), level)
+    say = "prompts go together, and the gap is as uncertain as the patch"
+    check_through(pair, "interval of an effect", function, reference, cases, mistakes, say=say)

@@ -338,3 +338,60 @@ def inside(name: str, function: Callable, model, at: str, edit: Callable, act: C
     except Exception as error:
         raise CheckFailed(f"{name}: it raises {type(error).__name__} ({error}).") from error
     return False
+
+
+# -- a real stream -------------------------------------------------------------------------------
+
+
+def streams(batch: int, pos: int, giants: dict[tuple[int, int], float | int], seed: int) -> Tensor:
+    """Streams of ordinary length but for the giants, {(row, position): times as long}; rows differ in scale."""
+    stream = random(batch, pos, 6, seed=seed)
+    stream = (
+        stream / stream.norm(dim=-1, keepdim=True) * (1 + 0.3 * random(batch, pos, 1, seed=seed + 1).tanh())
+    )
+    for place, times in giants.items():
+        stream[place] *= times
+    return stream * 40.0 ** torch.arange(batch)[:, None, None]
+
+
+def check_usable(function: object) -> None:
+    """Exercise 8: which positions of a stream are of ordinary length.
+
+    `function(stream [batch pos d_model], times) -> mask [batch pos]`, true where the norm is at most `times` times the
+    median norm of its row.
+    """
+    cases = [
+        (streams(3, 7, {(0, 0): 200, (1, 0): 150, (1, 2): 90, (2, 5): 30}, seed=1), 10.0),
+        (streams(2, 9, {(0, 4): 12, (1, 0): 300}, seed=2), 4.0),
+        (streams(4, 6, {(3, 3): 1000, (3, 0): 8, (1, 1): 3.2}, seed=3), 5.0),  # three rows have no giant
+        (
+            torch.eye(5)[None] * torch.tensor([1.0, 2.0, 3.0, 4.0, 9.0])[:, None],
+            3.0,
+        ),  # one stands right at the bar
+    ]
+    length = lambda stream: stream.norm(dim=-1)
+    middle = lambda norm: norm.median(dim=1, keepdim=True).values
+    mistakes = {
+        "the mask is turned round: true is for positions that may be used.":
+            lambda s, t: length(s) > t * middle(length(s)),
+        "it compares with the mean: one giant moves the mean, and hides behind it.":
+            lambda s, t: length(s) <= t * length(s).mean(1, keepdim=True),
+        "position 0 is left out whatever it is: other positions can be as long, and the first need not be.":
+            lambda s, t: (torch.arange(s.shape[1]) > 0).expand(s.shape[:2]),
+        "one median is taken over all rows: each row is to be compared with its own.":
+            lambda s, t: length(s) <= t * length(s).median(),
+        "the median is taken over the batch: it is over the positions of a row.":
+            lambda s, t: length(s) <= t * length(s).median(dim=0, keepdim=True).values,
+        "these are squared lengths: take the root before you compare.":
+            lambda s, t: length(s) ** 2 <= t * middle(length(s) ** 2),
+        "it adds up the entries, and signs cancel: a length is the root of the sum of squares.":
+            lambda s, t: s.sum(-1) <= t * middle(s.sum(-1)),
+        "each entry is compared by itself: it is the vector's length that counts.":
+            lambda s, t: s.abs() <= t * s.abs().median(dim=1, keepdim=True).values,
+        "a position right at the bar may be used: at most, not less than.":
+            lambda s, t: length(s) < t * middle(length(s)),
+    }  # fmt: skip
+    check(
+        "usable positions", function, lambda s, t: length(s) <= t * middle(length(s)), cases, mistakes,
+        say="a giant is found where it stands, and does not hide behind a mean",
+    )  # fmt: skip

@@ -1,4 +1,12 @@
-"""The ledger of claims: read, settle, table."""
+"""The ledger of claims: read, settle, table.
+
+>>> from mi_course import claims
+>>> claim = claims.claim_of("MF-02")
+>>> claim.paper.cite(), claim.notebooks
+('Elhage et al. 2021', ('00', '02'))
+>>> [measure.shown_bound() for measure in claim.measures][:1]
+['≤ 1e-05']
+"""
 
 from mi_course.claims.ledger import (
     CORRECTIONS,
@@ -24,12 +32,15 @@ from mi_course.claims.ledger import (
 from mi_course.claims.scoreboard import Row, Scoreboard
 from mi_course.claims.settling import (
     LEFT,
+    NOT_RUN,
     PAYLOAD,
     Computed,
+    NotRun,
     Settled,
     Verdicts,
     computed,
     forget,
+    not_run,
     settle,
     verdicts,
 )

@@ -1,4 +1,10 @@
-"""Text and toy languages: what models read."""
+"""Text and toy languages: what models read.
+
+>>> from mi_course import corpora
+>>> tokens = corpora.repeated_tokens(24, batch=2, period=3, copies=2)
+>>> list(tokens.shape), bool((tokens[:, :3] == tokens[:, 3:]).all())
+([2, 6], True)
+"""
 
 from mi_course.corpora.corpus import (
     BYTE_OF,
@@ -21,11 +27,8 @@ from mi_course.corpora.library import (
     from_texts,
     halves,
     is_held_out,
-    joined,
     python_text,
-    shipped_tokenizer,
     standard_library,
-    train_tokenizer,
 )
 from mi_course.corpora.planted import (
     COUNTRIES,
@@ -38,6 +41,7 @@ from mi_course.corpora.planted import (
     random_repeats,
     repeated_tokens,
 )
+from mi_course.corpora.reading import read_folder
 from mi_course.corpora.scripts import (
     ARABIC,
     HEBREW,
@@ -58,3 +62,4 @@ from mi_course.corpora.scripts import (
     script_text,
     tags,
 )
+from mi_course.corpora.vocabulary import UNKNOWN, handed_in, joined, shipped_tokenizer, train_tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +17,7 @@ from mi_course.errors import CourseError, nearest
 
 Sampler = Callable[[int], Int[Tensor, "batch pos"]]  # step -> tokens, the same for the same (seed, step)
 
-END_OF_TEXT = "<|end|>"  # token 0, between files
+END_OF_TEXT = "<|end|>"  # token 0 of the course's own vocabularies, between files
 HELD_OUT = 0.07  # share of files
 RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -37,7 +38,7 @@ def visible(text: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Text as two token streams, training and held-out files; files are separated by token 0."""
+    """Text as two token streams, training and held-out files; files are separated by the token `end`."""
 
     name: str
     tokenizer: Tokenizer = field(repr=False)
@@ -46,6 +47,10 @@ class Corpus:
     n_files: tuple[int, int]
     n_bytes: tuple[int, int]
     fingerprint: str  # sha256 over names and contents, 12 digits
+    end: int = field(default=0, kw_only=True)  # the token between files
+    notes: tuple[str, ...] = field(
+        default=(), kw_only=True
+    )  # what was changed on the way from files to tokens
 
     @property
     def d_vocab(self) -> int:
@@ -57,11 +62,15 @@ class Corpus:
             f"{self.name}: {self.n_files[0]} files to train on ({self.n_bytes[0] / 1e6:.1f} MB, "
             f"{len(self.train):,} tokens), {self.n_files[1]} held out ({len(self.held_out):,} tokens), "
             f"{per_token:.2f} bytes per token, vocabulary {self.d_vocab}, fingerprint {self.fingerprint}"
+            + (f"; changed: {', '.join(self.notes)}" if self.notes else "")
         )
 
-    def encode(self, text: str) -> Int[Tensor, "pos"]:
-        """Token ids of a text."""
-        return torch.tensor(self.tokenizer.encode(text).ids, dtype=torch.long)
+    def encode(self, text: str, special: bool = False) -> Int[Tensor, "pos"]:
+        """Token ids of a text; `special` adds what the tokenizer puts around one, a `<s>` in front, say."""
+        ids = self.tokenizer.encode(text, add_special_tokens=special).ids
+        if not ids and text.strip():
+            raise CourseError(f"No letter of {text!r} is in this vocabulary.")
+        return torch.tensor(ids, dtype=torch.long)
 
     def decode(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> str:
         """The text of token ids."""
@@ -77,8 +86,11 @@ class Corpus:
         return [visible(self._text(t)) for t in range(self.d_vocab)]
 
     def token_bytes(self, token: int) -> bytes:
-        """The bytes of one token of a byte-level vocabulary: a token may be a piece of a letter."""
-        return bytes(BYTE_OF[letter] for letter in self.tokenizer.id_to_token(token))
+        """The bytes of one token: it may be a piece of a letter, in byte-level vocabularies and as in <0xE2>."""
+        word = self.tokenizer.id_to_token(token)
+        if byte := re.fullmatch("<0x([0-9A-F]{2})>", word):
+            return bytes([int(byte[1], 16)])
+        return bytes(BYTE_OF[c] for c in word) if all(c in BYTE_OF for c in word) else word.encode()
 
     def _text(self, token: int) -> str:
         """The text of one token; a piece of a letter is shown by its bytes, as in \\xd8."""

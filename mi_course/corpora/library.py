@@ -9,19 +9,26 @@ Planted corpora (`SkipTrigrams`, `BigramChain`, `random_repeats`, …) know what
 from __future__ import annotations
 
 import hashlib
+import sys
 import sysconfig
-from collections.abc import Iterable
+import warnings
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-import torch
-from jaxtyping import Int
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from torch import Tensor
-
-from mi_course.corpora.corpus import END_OF_TEXT, HELD_OUT, Corpus
-from mi_course.errors import CourseError, nearest
-from mi_course.files import data_dir
+from mi_course.corpora.corpus import HELD_OUT, Corpus
+from mi_course.corpora.reading import Notes, count, one_line_end, read_folder, without_twins
+from mi_course.corpora.vocabulary import (
+    altered_letters,
+    handed_in,
+    joined,
+    shipped_tokenizer,
+    train_tokenizer,
+    with_unknown,
+)
+from mi_course.errors import CourseError
 
 SKIP_FOLDERS = {
     "test",
@@ -43,77 +50,103 @@ SKIP_FILES = {"html/entities.py", "keyword.py", "token.py", "LICENSE.txt", "this
 def standard_library() -> dict[str, str]:
     """Name → text of the running interpreter's library sources and documentation topics.
 
-    Left out: tests, tables (encodings, HTML entities), generated modules and licence texts.
+    Left out: tests, tables (encodings, HTML entities), generated modules and licence texts. One sentence where an
+    interpreter comes without sources; where only the documentation is missing, a warning.
     """
-    root = Path(sysconfig.get_path("stdlib"))
-    texts = {}
-    for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root).as_posix()
-        generated = path.name.startswith("_sysconfigdata")
-        if generated or SKIP_FOLDERS & set(path.relative_to(root).parts[:-1]) or name in SKIP_FILES:
-            continue
-        texts[name] = path.read_text(encoding="utf-8", errors="replace")
-    from pydoc_data.topics import topics
-
+    texts = {name: text for name, text in library_files() if wanted(name)}
+    if not texts:
+        raise CourseError(
+            "This Python comes without the sources of its library (an embedded or stripped one), and they are the text "
+            "of the course: use a full Python, or your own text with from_folder."
+        )
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        warnings.warn(
+            "This Python comes without pydoc_data, so the text has no documentation topics and numbers differ from the "
+            "stored ones; a full Python has it.",
+            stacklevel=2,
+        )
+        topics = {}
     return texts | {f"topics/{name}": text for name, text in sorted(topics.items())}
 
 
+def library_files() -> Iterator[tuple[str, str]]:
+    """Name and text of every source file of the library, in its folder or, where there is none, in its zip file."""
+    root = Path(sysconfig.get_path("stdlib"))
+    paths = sorted(root.rglob("*.py"))
+    for path in paths:
+        name = path.relative_to(root).as_posix()
+        if wanted(name):
+            yield name, path.read_text(encoding="utf-8", errors="replace")
+    if not any(path.parent == root for path in paths):
+        for archive in filter(zipfile.is_zipfile, sys.path):
+            with zipfile.ZipFile(archive) as file:
+                for name in sorted(name for name in file.namelist() if name.endswith(".py")):
+                    yield name, file.read(name).decode("utf-8", "replace").replace("\r\n", "\n")
+
+
+def wanted(name: str) -> bool:
+    """No test, table, generated module or licence text."""
+    *folders, file = name.split("/")
+    return not (file.startswith("_sysconfigdata") or SKIP_FOLDERS & set(folders) or name in SKIP_FILES)
+
+
 def files_below(folder: str | Path, suffixes: Iterable[str] | None = None) -> dict[str, str]:
-    """Name → text of every readable text file below a folder; files with a NUL byte are binary and left out."""
-    root = Path(folder)
-    if not root.is_dir():
-        raise CourseError(f"{root} is not a folder that can be read.")
-    texts = {}
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        if suffixes is not None and path.suffix not in set(suffixes):
-            continue
-        try:
-            blob = path.read_bytes()
-        except OSError as error:
-            raise CourseError(f"{path} could not be read ({error.strerror}).") from error
-        if b"\0" not in blob:
-            texts[path.relative_to(root).as_posix()] = blob.decode("utf-8", errors="replace")
-    return texts
+    """Name → text of every readable text file below a folder; see `read_folder`.
+
+    Args:
+        folder: where to look.
+        suffixes: only files that end so.
+    """
+    return read_folder(folder, suffixes)[0]
 
 
 def is_held_out(name: str) -> bool:
     """Decided by the file's name alone, so the split is the same in every Python version."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") < HELD_OUT * 2**32
+    return (
+        int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:4], "big")
+        < HELD_OUT * 2**32
+    )
 
 
-def train_tokenizer(texts: Iterable[str], vocab: int, keep: str = "") -> Tokenizer:
-    """Byte-pair encoding of printable ASCII, newline and what is in `keep`; a tab becomes four spaces, the rest `?`.
+def from_texts(
+    name: str,
+    texts: dict[str, str],
+    tokenizer: Any = 512,
+    *,
+    keep: str = "",
+    end: str | None = None,
+    notes: Sequence[str] = (),
+) -> Corpus:
+    """A corpus of name → text; the tokenizer is given, or trained here with so many tokens.
 
-    No initial byte alphabet is added: every token of the vocabulary was seen, so none has an untrained embedding.
+    Line ends become newlines and duplicates are left out; the corpus says what was changed when it is printed. `keep`
+    are letters beyond ASCII for a tokenizer trained here; `end` names the end-of-text token of one handed in.
+
+    Args:
+        name: of the corpus.
+        texts: file name → text; the name decides whether it is held out.
+        tokenizer: one, or the vocabulary of a new one.
+        keep: letters beyond ASCII for a new one.
+        end: the end-of-text token of one handed in.
+        notes: sentences that the corpus says when it is printed.
     """
-    tokenizer = Tokenizer(models.BPE())
-    foreign = Regex(rf"[^\x20-\x7E\n{keep}]")
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Replace("\t", "    "), normalizers.Replace(foreign, "?")]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab, special_tokens=[END_OF_TEXT], initial_alphabet=[], show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
+    texts, ends = one_line_end(texts)
+    texts, twins = without_twins(texts)
+    return assembled(name, texts, tokenizer, keep, end, [*notes, *ends, *twins], report=True)
 
 
-def shipped_tokenizer(name: str) -> Tokenizer:
-    """A tokenizer of `data/tokenizers/` by name, e.g. `python-512`."""
-    folder = data_dir() / "tokenizers"
-    path = folder / f"{name}.json"
-    if not path.is_file():
-        known = sorted(p.stem for p in folder.glob("*.json"))
-        raise CourseError(
-            f"There is no tokenizer {name!r}; shipped are {', '.join(known)}.{nearest(name, known)}"
-        )
-    return Tokenizer.from_file(str(path))
-
-
-def from_texts(name: str, texts: dict[str, str], tokenizer: Tokenizer | int) -> Corpus:
-    """A corpus of name → text; the tokenizer is given, or trained here with so many tokens."""
+def assembled(
+    name: str,
+    texts: dict[str, str],
+    tokenizer: Any,
+    keep: str = "",
+    end: str | None = None,
+    notes: Sequence[str] = (),
+    report=False,
+) -> Corpus:
+    """Texts that are as they should be, split and tokenized; `report` looks for letters that come out otherwise."""
     texts = {key: text for key, text in texts.items() if text.strip()}
     if not texts:
         raise CourseError(f"{name} holds no text.")
@@ -122,11 +155,26 @@ def from_texts(name: str, texts: dict[str, str], tokenizer: Tokenizer | int) -> 
         texts = halves(texts)
         held = {max(texts)}
     parts = [[texts[k] for k in texts if k not in held], [texts[k] for k in texts if k in held]]
+    number = 0
     if isinstance(tokenizer, int):
-        tokenizer = train_tokenizer(parts[0], tokenizer)
-    streams = [joined(tokenizer, part) for part in parts]
+        tokenizer = with_unknown(train_tokenizer(parts[0], tokenizer, keep), texts.values())
+    else:
+        tokenizer, number = handed_in(tokenizer, end)
+    if report:
+        notes = [*notes, *altered_letters(tokenizer, texts.values()), *spelt_out(tokenizer, number, texts)]
+    streams = [joined(tokenizer, part, number) for part in parts]
     sizes = tuple(sum(len(text.encode("utf-8", "replace")) for text in part) for part in parts)
-    return Corpus(name, tokenizer, *streams, (len(parts[0]), len(parts[1])), sizes, fingerprint(texts))
+    counts = (len(parts[0]), len(parts[1]))
+    return Corpus(
+        name, tokenizer, *streams, counts, sizes, fingerprint(texts), end=number, notes=tuple(notes)
+    )
+
+
+def spelt_out(tokenizer, end: int, texts: dict[str, str]) -> Notes:
+    """How often the name of the end-of-text token stands in the texts, where it is no end."""
+    name = tokenizer.id_to_token(end)
+    n = sum(text.count(name) for text in texts.values())
+    return [f"{name} spelt out where it is text ({count(n, 'time')})"] if n else []
 
 
 def fingerprint(texts: dict[str, str]) -> str:
@@ -145,19 +193,11 @@ def halves(texts: dict[str, str]) -> dict[str, str]:
     return {f"{name}#1": "".join(lines[:cut]), f"{name}#2": "".join(lines[cut:])}
 
 
-def joined(tokenizer: Tokenizer, texts: list[str]) -> Int[Tensor, "tokens"]:
-    """Token ids of the texts, one after the other, token 0 behind each."""
-    stream = [
-        torch.tensor([*encoding.ids, 0], dtype=torch.int32) for encoding in tokenizer.encode_batch(texts)
-    ]
-    return torch.cat(stream).long()
-
-
 @lru_cache(maxsize=2)
 def python_text(vocab: int = 512) -> Corpus:
     """The standard library of the interpreter that runs this, in the shipped vocabulary of 512, 1024 or 2048."""
     name = f"Python {sysconfig.get_python_version()} library"
-    return from_texts(name, standard_library(), shipped_tokenizer(f"python-{vocab}"))
+    return assembled(name, standard_library(), shipped_tokenizer(f"python-{vocab}"))
 
 
 def from_folder(
@@ -165,10 +205,27 @@ def from_folder(
     *,
     vocab: int = 512,
     suffixes: Iterable[str] | None = None,
-    tokenizer: Tokenizer | None = None,
+    tokenizer: Any = None,
+    keep: str = "",
+    end: str | None = None,
 ) -> Corpus:
-    """Your own text: every text file below a folder, with a tokenizer of its own unless one is given."""
-    return from_texts(Path(folder).name, files_below(folder, suffixes), tokenizer or vocab)
+    """Your own text: every text file below a folder, with a tokenizer of its own unless one is given.
+
+    Hidden folders, binary files and duplicates are left out; print the corpus to see what was changed. `tokenizer` is
+    one of `tokenizers` or `transformers`, `end` its end-of-text token if that has no usual name; `keep` are letters
+    beyond ASCII (`"äöüß"`) that a vocabulary trained here is to have.
+
+    Args:
+        folder: its name is the corpus' name.
+        vocab: tokens of the tokenizer that is trained on it.
+        suffixes: only files that end so, `['.md']`.
+        tokenizer: one to use in the place of a new one.
+        keep: letters beyond ASCII for a new one.
+        end: the end-of-text token of one handed in.
+    """
+    texts, notes = read_folder(folder, suffixes)
+    tokenizer = vocab if tokenizer is None else tokenizer
+    return from_texts(Path(folder).resolve().name, texts, tokenizer, keep=keep, end=end, notes=notes)
 
 
 def from_huggingface(

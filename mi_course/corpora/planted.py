@@ -39,7 +39,16 @@ def random_repeats(
 def repeated_tokens(
     d_vocab: int, batch: int, period: int, copies: int = 2, *, seed: int = 0, first: int = 1
 ) -> Int[Tensor, "batch pos"]:
-    """`batch` rows of `period` uniform random tokens (never 0, the end of text), written `copies` times."""
+    """`batch` rows of `period` uniform random tokens (never 0, the end of text), written `copies` times.
+
+    Args:
+        d_vocab: ids are below it.
+        batch: rows.
+        period: tokens before they repeat.
+        copies: how often each row stands there.
+        seed: of the draw.
+        first: the lowest id drawn.
+    """
     block = torch.randint(first, d_vocab, (batch, period), generator=generator(seed))
     return block.repeat(1, copies)
 

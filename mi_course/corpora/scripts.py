@@ -22,7 +22,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from mi_course.corpora.corpus import Corpus
-from mi_course.corpora.library import fingerprint, is_held_out, shipped_tokenizer, standard_library
+from mi_course.corpora.library import fingerprint, is_held_out, standard_library
+from mi_course.corpora.vocabulary import shipped_tokenizer
 from mi_course.errors import CourseError, nearest
 
 ARABIC = "".join(map(chr, [*range(0x0627, 0x063B), *range(0x0641, 0x064B)]))

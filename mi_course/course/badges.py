@@ -7,14 +7,18 @@ from pathlib import Path
 
 import nbformat
 
+from mi_course import files
 from mi_course.course import notebooks, places
 from mi_course.errors import CourseError
+from mi_course.pretrained import needs
 
 NAME = r"[\w.-]+/[\w.-]+"  # OWNER/REPO
 BADGE = re.compile(
     rf"https://colab\.research\.google\.com/github/{NAME}/blob/[\w./-]+?/notebooks/((?:student/)?[\w-]+\.ipynb)"
 )
 INSTALL = re.compile(rf"mi_course @ git\+https://github\.com/{NAME}@[\w./-]+")
+FETCH = '    subprocess.run([sys.executable, "-m", "mi_course", "fetch", {}])  # fmt: skip\n'  # real models
+FETCHES = re.compile(re.escape(FETCH).replace(r"\{\}", ".*"))
 ELSEWHERE = (  # addresses in README, CITATION.cff and docs: the pattern, and what stands there
     (rf"https://mybinder\.org/v2/gh/{NAME}/[\w.-]+", "https://mybinder.org/v2/gh/{owner}/{repo}/{branch}"),
     (rf"git clone https://github\.com/{NAME} && cd [\w.-]+", "git clone https://github.com/{owner}/{repo} && cd {repo}"),
@@ -40,7 +44,7 @@ def badges(check: bool = False, repo: str | None = None, branch: str | None = No
         after = rewritten(before, name, place)
         stale += [f"{name} {what}." for what in missing(after, name, folder)]
         if before != after and not check:
-            places.write(path, after)
+            files.write(path, after)
             print(f"rewritten: {name}")
         elif before != after:
             stale.append(f"{name} is out of date: python -m mi_course badges")
@@ -90,10 +94,22 @@ def rewritten(text: str, name: str, place: dict[str, str]) -> str:
     text = BADGE.sub(lambda found: f"{colab}/{notebook or found[1]}", text)
     text = INSTALL.sub(f"mi_course @ git+https://github.com/{github}@{place['branch']}", text)
     if notebook:
-        return nbformat.writes(notebooks.tidy(nbformat.reads(text, as_version=4))) + "\n"
+        return nbformat.writes(notebooks.tidy(fetching(nbformat.reads(text, as_version=4)))) + "\n"
     for pattern, address in ELSEWHERE:
         text = re.sub(pattern, address.format(**place), text)
     return TABLE.sub(lambda found: found[1] + table(colab) + found[2], text)
+
+
+def fetching(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """`nb` with a setup cell that, on Colab, fetches the real models its cells say they need."""
+    code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    names = sorted({f'"{name}"' for cell in code for name in needs(cell.source)})
+    line = FETCH.format(", ".join(names)) if names else ""
+    for cell in code:
+        if "setup" in cell.metadata.get("tags", []):
+            bare = FETCHES.sub("", cell.source)
+            cell.source = re.sub(rf"(.*{INSTALL.pattern}.*\n)", lambda found: found[1] + line, bare)
+    return nb
 
 
 def missing(text: str, name: str, folder: Path) -> list[str]:
@@ -131,20 +147,18 @@ def picture(folder: Path, check: bool) -> list[str]:
     if path.exists() and path.read_bytes() == blobs[0]:
         return []
     if not check:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(blobs[0])
+        files.write(path, blobs[0])
         return []
     return [f"{path.name} is not the figure that {found[2]} stores: python -m mi_course badges"]
 
 
 def table(colab: str) -> str:
     """README's table of notebooks, from what each says in its opening cells."""
-    from mi_course.course import site
-
     lines = ["| Notebook | Question | Measured on two CPU cores | |", "|---|---|---|---|"]
     for path in places.find():
         nb = nbformat.read(path, as_version=4)
-        title, question, measured = site.title_of(nb, path.stem), site.question_of(nb), site.measured_of(nb)
+        title = notebooks.title_of(nb, path.stem)
+        question, measured = notebooks.question_of(nb), notebooks.measured_of(nb)
         badge = f"[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/{path.name})"
         lines.append(f"| [{title}](notebooks/{path.name}) | {question} | {measured} | {badge} |")
     return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
-"""The course in other hands: exercises, student copies, nbgrader, Colab badges, README's table."""
+"""The course in other hands: exercises, student copies, nbgrader's folder."""
 
+import hashlib
 import re
 import sys
 from collections.abc import Iterable
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 
+from mi_course import files
 from mi_course.course import notebooks, places, seeds
 from mi_course.errors import CourseError
 
@@ -15,6 +17,8 @@ CHECK = re.compile(r"^checks\.check_(\w+)\(", re.MULTILINE)
 STATED = re.compile(
     r"^(?:Exercise )?\d+ ?(?:· (?P<before>.*?))? ?—? ?\(?(?P<stars>★+),? \(?(?P<minutes>\d+) min(?:utes)?\)?[.:]?(?P<after>.*)"
 )
+MARKER = re.compile(r"(?P<indent>\s*).*### (?P<what>BEGIN|END) (?P<kind>SOLUTION|HIDDEN TESTS)")
+STUB = ("# YOUR CODE HERE", "raise NotImplementedError()")
 MISCONCEPTION = re.compile(r"isconception[*:\s]+(.+?)(?:\n\n|\Z)", re.DOTALL)
 
 
@@ -126,27 +130,71 @@ def student(
         if seed != variant:
             print(f"{path.stem} has no line SEED = 0: it is the same in every variant.", file=sys.stderr)
         nb = (assignment if nbgrader else student_copy)(nb, path.stem, variant)
-        places.write(copy, nbformat.writes(nb) + "\n")
+        if not nbgrader and edited(copy):
+            print(
+                f"{copy} is left as it is: somebody has written in it{changed_since(copy, nb)}.",
+                file=sys.stderr,
+            )
+            continue
+        files.write(copy, nbformat.writes(nb) + "\n")
         print(copy)
     if nbgrader:
-        places.write(out / "nbgrader_config.py", CONFIG)
+        files.write(out / "nbgrader_config.py", CONFIG)
     return 0
 
 
 def student_copy(nb: nbformat.NotebookNode, stem: str = "", seed: int | None = None) -> nbformat.NotebookNode:
-    """`nb` with `raise NotImplementedError` between nbgrader's solution markers, and without outputs."""
-    try:
-        from nbgrader.preprocessors import ClearHiddenTests, ClearSolutions
-    except ImportError:
-        raise CourseError("Student copies need nbgrader: pip install 'mi-course[test]'.") from None
-
+    """`nb` with `raise NotImplementedError()` between nbgrader's solution markers, and without outputs."""
     nb = opened(parted(nb), stem, seed)
-    for cleared in (ClearSolutions, ClearHiddenTests):
-        try:
-            nb, _ = cleared(enforce_metadata=False).preprocess(nb, {})
-        except RuntimeError as error:  # a BEGIN without an END
-            raise CourseError(f"The solution markers do not match: {error}") from None
-    return notebooks.tidy(without_outputs(nb))
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.source = cleared(cell.source)
+    nb = notebooks.tidy(without_outputs(nb))
+    nb.metadata["mi_course"] = {"made": print_of(nb)}
+    return nb
+
+
+def cleared(source: str) -> str:
+    """What nbgrader's ClearSolutions and ClearHiddenTests leave of a cell; learners do without its buttons in Lab."""
+    lines, within = [], None
+    for line in source.splitlines():
+        marker = MARKER.match(line)
+        if marker and (marker["what"] == "BEGIN") == bool(within):
+            raise CourseError(
+                f"The solution markers do not match: {line.strip()!r} in {source.splitlines()[0]!r}."
+            )
+        if marker and marker["what"] == "BEGIN":
+            within = marker["kind"]
+            lines += [marker["indent"] + line for line in STUB if within == "SOLUTION"]
+        elif marker:
+            within = None
+        elif not within:
+            lines.append(line)
+    if within:
+        raise CourseError(
+            f"The solution markers do not match: {within} never ends in {source.splitlines()[0]!r}."
+        )
+    return "\n".join(lines)
+
+
+def print_of(nb: nbformat.NotebookNode) -> str:
+    """A fingerprint of what stands in the cells, whoever ran them."""
+    return hashlib.sha256("\0".join(cell.source for cell in nb.cells).encode()).hexdigest()[:16]
+
+
+def edited(copy: Path) -> bool:
+    """Whether somebody has written in a copy since it was made."""
+    if not copy.is_file():
+        return False
+    nb = nbformat.read(copy, as_version=4)
+    return nb.metadata.get("mi_course", {}).get("made", print_of(nb)) != print_of(nb)
+
+
+def changed_since(copy: Path, nb: nbformat.NotebookNode) -> str:
+    """What to add where the notebook itself has changed since the copy was made."""
+    before = nbformat.read(copy, as_version=4).metadata["mi_course"]["made"]
+    news = ", and the notebook has changed since (a fresh copy in another folder: --out)"
+    return news if before != nb.metadata["mi_course"]["made"] else ""
 
 
 def assignment(nb: nbformat.NotebookNode, stem: str, seed: int | None = None) -> nbformat.NotebookNode:

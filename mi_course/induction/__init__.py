@@ -1,4 +1,12 @@
-"""Induction heads: scores, circuits by hand, composition, trained models taken apart."""
+"""Induction heads: scores, circuits by hand, composition, trained models taken apart.
+
+>>> from mi_course import induction
+>>> model = induction.k_composition_circuit()
+>>> scores = induction.head_scores(model, period=5, copies=2)["prefix"]
+>>> scores.round(decimals=2)
+tensor([[0.0000],
+        [0.8800]])
+"""
 
 from mi_course.induction.by_hand import (
     REST,

@@ -1,12 +1,21 @@
-"""Activation patching: put a part of one run into another, and see what becomes of the answer."""
+"""Activation patching: put a part of one run into another, and see what becomes of the answer.
 
-from mi_course.patching.experiment import DIRECTIONS, HEADS, ROWS, SITES, UNITS, Experiment
-from mi_course.patching.results import (
+>>> import torch
+>>> from mi_course import models, patching
+>>> model = models.TinyTransformer(models.TinyConfig(n_layers=2, n_heads=2, d_vocab=24))
+>>> clean, corrupted = torch.tensor([[1, 2, 3, 1]]), torch.tensor([[1, 4, 3, 1]])
+>>> experiment = patching.Experiment(model, clean, corrupted, right=[2], wrong=[4])
+>>> experiment.sweep("z", positions="all")
+PatchResult(z: denoising, logit_diff, layer 2 × head 2)
+>>> round(float(experiment.patch(patching.Node("resid_pre", 0))), 3)  # the whole input of layer 0: all is back
+1.0
+"""
+
+from mi_course.patching.experiment import ROWS, Experiment
+from mi_course.patching.metrics import (
     METRICS,
     Answers,
     Logits,
-    Node,
-    PatchResult,
     Score,
     accuracy,
     kl,
@@ -17,11 +26,12 @@ from mi_course.patching.results import (
     prob,
     rank,
 )
+from mi_course.patching.nodes import HEADS, SITES, UNITS, Node, checked_pos, chosen
+from mi_course.patching.pair import DIRECTIONS
+from mi_course.patching.results import PatchResult
 from mi_course.patching.runs import (
     Run,
-    checked_pos,
     checked_run,
-    chosen,
     noised_embeddings,
     readable,
     record,

@@ -13,7 +13,7 @@ HOOKS = {  # site → where TransformerLens keeps it; q … z are [batch pos hea
     "pattern": "attn.hook_pattern", "z": "attn.hook_z", "attn_out": "hook_attn_out", "resid_mid": "hook_resid_mid",
     "post": "mlp.hook_post", "mlp_out": "hook_mlp_out", "resid_post": "hook_resid_post",
 }  # fmt: skip
-Activations = dict  # (site, layer) → Tensor [batch pos …]
+Activations = dict  # (site, layer) → Tensor [batch pos …]; pattern is [batch head query key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +37,8 @@ class Edit:
         values = self.values[low:high] if self.per_cell else self.values
         return replace(self, cell=self.cell[kept] - low, values=values, **picked)
 
-    def spread(self, n_pos: int) -> tuple:
-        """Every (entry, position, prompt) written out: copy, batch, pos, the index behind them, and the value."""
+    def spread(self, n_pos: int) -> Entries:
+        """Every (entry, position, prompt) written out."""
         n_batch = self.values.shape[1 if self.per_cell else 0]
         columns = [self.cell, self.pos, self.unit, self.key]
         if self.pos is None:
@@ -51,7 +51,24 @@ class Edit:
         batch = torch.arange(n_batch, device=cell.device).repeat(len(cell) // n_batch)
         behind = tuple(index for index in (unit, key) if index is not None)
         value = self.values[(cell, batch, pos, *behind) if self.per_cell else (batch, pos, *behind)]
-        return cell * n_batch + batch, batch, pos, behind, value
+        return Entries(cell * n_batch + batch, batch, pos, behind, value, self.sae)
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """One edit written out: number n puts value[n] at position pos[n] of prompt batch[n] in copy[n]."""
+
+    copy: Int[Tensor, "n"]
+    batch: Int[Tensor, "n"]
+    pos: Int[Tensor, "n"]
+    behind: tuple  # the index behind batch and pos: nothing, (head,), (unit,), (head, key)
+    value: Float[Tensor, "n *rest"]
+    sae: object = None
+
+    def recorded(self, acts: Float[Tensor, "batch pos *rest"]) -> Float[Tensor, "n *part"]:
+        """What an unpatched run has there."""
+        acts = acts if self.sae is None else self.sae.encode(acts.flatten(2))
+        return acts[(self.batch, self.pos, *self.behind)]
 
 
 def embedding(embed: Tensor | None) -> list[tuple]:

@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_course.errors import CourseError
 from mi_course.patching.edits import Activations
 from mi_course.patching.forward import Forward
-from mi_course.patching.results import Node
+from mi_course.patching.nodes import Node
 
 SENDERS = ("resid_pre", "z", "result", "mlp_out")
 RECEIVERS = ("q", "k", "v", "mlp_in")
 
 
-def check_paths(senders: Sequence[Node], receivers: Sequence[Node] | str) -> None:
+def check_paths(senders: Sequence[Node], receivers: Sequence[Node] | str, parallel: bool) -> None:
     """One sentence for what can neither send nor receive."""
     for node in senders:
         if node.kind not in SENDERS or (node.kind == "resid_pre" and node.layer):
@@ -36,15 +36,15 @@ def check_paths(senders: Sequence[Node], receivers: Sequence[Node] | str) -> Non
     for node in receivers:
         if node.kind not in RECEIVERS:
             raise CourseError(f"{node} cannot receive: receivers are a head's q, k or v, and mlp_in.")
-    if not any(below(sender, receiver) for sender in senders for receiver in receivers):
+    if not any(below(sender, receiver, parallel) for sender in senders for receiver in receivers):
         raise CourseError("No sender stands below a receiver: nothing can travel between them.")
 
 
-def below(sender: Node, receiver: Node) -> bool:
+def below(sender: Node, receiver: Node, parallel: bool = False) -> bool:
     """Whether the receiver reads a stream that the sender has written to."""
     if sender.kind == "resid_pre":
         return True
-    same_block = receiver.kind == "mlp_in" and sender.kind != "mlp_out"
+    same_block = receiver.kind == "mlp_in" and sender.kind != "mlp_out" and not parallel
     return sender.layer < receiver.layer or (same_block and sender.layer == receiver.layer)
 
 
@@ -66,38 +66,40 @@ def carried(
     cells: Sequence[Sequence[Node]],
     wanted: set[tuple[str, int]],
     freeze_mlps: bool,
+    ids: Int[Tensor, "rows pos"],
 ) -> dict[tuple[str, int], Float[Tensor, "cell batch pos *rest"]]:
     """What each wanted receiver computes in each cell: q, k, v by (letter, layer), an MLP's output by ("mlp_in", layer).
 
     The last residual stream is under ("logits", n_layers).
     """
-    values, pos = {}, torch.arange(host["resid_pre", 0].shape[1], device=forward.W_E.device)
+    values, start = {}, host["resid_pre", 0]
     moved = lambda site, i: source[site, i] - host[site, i]  # noqa: E731
-    embedded = sending(cells, ("resid_pre",), 0, 1, host["resid_pre", 0])
+    embedded = sending(cells, ("resid_pre",), 0, 1, start)
     stream = torch.einsum(
         "cut,btd->cbtd", embedded, moved("resid_pre", 0)
     )  # what all senders add: cell batch pos d
     for i in range(forward.n_layers):
+        entered = host["resid_pre", i] + stream
         if any((letter, i) in wanted for letter in "qkv"):
-            values |= receive(forward, i, host["resid_pre", i] + stream, pos)
-        mask = sending(cells, ("z", "result"), i, forward.n_heads, host["resid_pre", 0])
+            values |= receive(forward, i, entered, ids)
+        mask = sending(cells, ("z", "result"), i, forward.n_heads, start)
         if bool(mask.any()):
             stream = stream + torch.einsum("cht,bthd->cbtd", mask, forward.head_writes(i, moved("z", i)))
-        if forward.act is None:
+        if not forward.has_mlp:
             continue
         if ("mlp_in", i) in wanted or not freeze_mlps:
-            out = forward.mlp_write(i, forward.neurons(i, host["resid_mid", i] + stream))
-            values["mlp_in", i] = out
+            read = entered if forward.parallel else host["resid_mid", i] + stream
+            values["mlp_in", i] = out = forward.mlp_write(i, forward.neurons(i, read))
         change = torch.zeros_like(stream) if freeze_mlps else out - host["mlp_out", i]
-        mask = sending(cells, ("mlp_out",), i, 1, host["resid_pre", 0]).bool()[:, 0, None, :, None]
+        mask = sending(cells, ("mlp_out",), i, 1, start).bool()[:, 0, None, :, None]
         stream = stream + torch.where(mask, moved("mlp_out", i), change)
     values["logits", forward.n_layers] = host["resid_post", forward.n_layers - 1] + stream
     return values
 
 
-def receive(forward: Forward, i: int, x: Float[Tensor, "cell batch pos d_model"], pos: Tensor) -> dict:
-    """q, k and v of block i for streams x."""
-    q, k, v = forward.project(i, x, pos)
-    if forward.turns(i):
-        q, k = forward.turn(i, q, False), forward.turn(i, k, True)
+def receive(forward: Forward, i: int, x: Float[Tensor, "cell batch pos d_model"], ids: Tensor) -> dict:
+    """q, k and v of block i for streams x, where the model's hooks stand."""
+    q, k, v = forward.project(i, x, ids)
+    if forward.turns(i) and forward.seen(i, "q") == "q":
+        q, k = forward.turn(i, q, False, ids), forward.turn(i, k, True, ids)
     return {("q", i): q, ("k", i): k, ("v", i): v}

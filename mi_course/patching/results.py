@@ -1,104 +1,38 @@
-"""What a patch is measured with and what it gives: metrics on logits, nodes, `PatchResult`.
+"""What patches give: the score of every one, with its axes.
 
-Derived in notebook 06; the metrics and their traps after Heimersheim & Nanda (2024).
+Derived in notebook 06.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from mi_course import plots
 from mi_course.errors import CourseError
-
-Logits = Float[Tensor, "*rest batch d_vocab"]
-Score = Float[Tensor, "*rest batch"]
-Answers = Int[Tensor, "batch"]
-
-
-# -- metrics -------------------------------------------------------------------------------------
-
-
-def of_token(logits: Logits, token: Answers) -> Score:
-    """Each prompt's entry at its own token."""
-    return logits.gather(-1, token.expand(logits.shape[:-1])[..., None])[..., 0]
-
-
-def logit_diff(logits: Logits, right: Answers, wrong: Answers) -> Score:
-    """Logit of the right answer less that of the wrong one; linear in the last residual stream up to its norm."""
-    return of_token(logits, right) - of_token(logits, wrong)
-
-
-def log_prob(logits: Logits, right: Answers) -> Score:
-    """log p(right) in nats; it saturates near 0, and cannot tell promoting `right` from holding others down."""
-    return of_token(logits.log_softmax(-1), right)
-
-
-def prob(logits: Logits, right: Answers) -> Score:
-    """p(right): exponential in the logits, blind near 0 and 1."""
-    return log_prob(logits, right).exp()
-
-
-def accuracy(logits: Logits, right: Answers) -> Score:
-    """1 where the largest logit is the right answer's; the first of equal ones counts as the largest."""
-    return (logits.argmax(-1) == right).to(logits.dtype)
-
-
-def rank(logits: Logits, right: Answers) -> Score:
-    """How many tokens stand above the right answer, 0 at the top; an equal one counts half."""
-    own = of_token(logits, right)[..., None]
-    return ((logits > own).sum(-1) + ((logits == own).sum(-1) - 1) / 2).to(logits.dtype)
-
-
-def kl(logits: Logits, reference: Float[Tensor, "batch d_vocab"]) -> Score:
-    """KL(reference ‖ patched) in nats over the whole vocabulary: 0 where the reference run is restored."""
-    p, q = reference.log_softmax(-1), logits.log_softmax(-1)
-    return (p.exp() * (p - q)).nan_to_num(nan=0.0).sum(-1)
-
-
-METRICS = {
-    "logit_diff": logit_diff, "log_prob": log_prob, "prob": prob, "accuracy": accuracy, "rank": rank, "kl": kl,
-}  # fmt: skip
-
-
-def normalised(score, corrupted: float | int, clean: float | int):
-    """(score − corrupted) / (clean − corrupted): 0 at the corrupted run, 1 at the clean one."""
-    if clean == corrupted:
-        raise CourseError(
-            f"Clean and corrupted score the same ({clean:.4g}): there is no distance to measure an effect in."
-        )
-    return (score - corrupted) / (clean - corrupted)
-
-
-# -- nodes ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Node:
-    """A part of the model that a patch can replace; `pos` None is every position, −1 the last one."""
-
-    kind: str
-    layer: int
-    head: int | None = None
-    unit: int | None = None  # of a neuron or a feature
-    pos: int | None = None
-
-    def __str__(self) -> str:
-        part = self.head if self.unit is None else self.unit
-        name = f"{self.kind} {self.layer}" + ("" if part is None else f".{part}")
-        return name if self.pos is None else f"{name} @{self.pos}"
-
-
-# -- results -------------------------------------------------------------------------------------
+from mi_course.patching.intervals import bootstrap, rank_p, sign_flip_p
+from mi_course.patching.metrics import normalised
+from mi_course.patching.nodes import chosen
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PatchResult:
-    """The score of every patch, with its axes: `scores` [*axes] are means over prompts of `per_prompt` [*axes batch]."""
+    """The score of every patch, with its axes: `scores` [*axes] are means over prompts of `per_prompt` [*axes batch].
+
+    Args:
+        per_prompt: the metric of every patch and prompt.
+        axes: axis → its labels.
+        direction: `denoising` or `noising`.
+        metric: its name.
+        clean: the clean run's mean score.
+        corrupted: the corrupted run's.
+        what: was patched.
+        approximate: an estimate by gradients.
+    """
 
     per_prompt: Float[Tensor, "*axes batch"]
     axes: dict[str, list]
@@ -108,6 +42,7 @@ class PatchResult:
     corrupted: float
     what: str
     approximate: bool = False
+    ends: Float[Tensor, "end batch"] | None = None  # each prompt's corrupted and clean score, for intervals
 
     @property
     def scores(self) -> Float[Tensor, "*axes"]:
@@ -133,10 +68,56 @@ class PatchResult:
     def __repr__(self) -> str:
         axes = " × ".join(f"{name} {len(labels)}" for name, labels in self.axes.items())
         value = "" if self.axes or self.clean == self.corrupted else f", value {float(self):.3f}"
+        if value and self._has_interval:
+            low, high = self.interval(of="values")
+            value += f" [{low:.3f}, {high:.3f}]"
         about = "estimated " if self.approximate else ""
         return (
             f"PatchResult({self.what}: {about}{self.direction}, {self.metric}, {axes or 'one patch'}{value})"
         )
+
+    # -- how sure --------------------------------------------------------------------------------
+
+    @property
+    def _has_interval(self) -> bool:
+        return self.ends is not None and self.per_prompt.shape[-1] > 1
+
+    def interval(
+        self, of: str = "effect", *, level: float | int = 0.95, resamples: int = 1000, seed: int = 0
+    ) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"]]:
+        """Bootstrap interval over prompts of the "effect", the "values" or the "scores": (low, high).
+
+        The gap between the clean and the corrupted run is resampled with the patches, as it is no constant either.
+        """
+        chosen("quantity", of, ("effect", "values", "scores"))
+        per_prompt, ends = self.per_prompt, self.ends
+        if of != "scores" and ends is None:
+            raise CourseError("This result has lost its prompts' own ends: only of='scores' has an interval.")
+
+        def statistic(share):
+            mean = per_prompt @ share.to(per_prompt).T
+            if of == "scores":
+                return mean
+            corrupted, clean = ends @ share.to(ends).T
+            values = (mean - corrupted) / (clean - corrupted)
+            return 1 - values if of == "effect" and self.direction == "noising" else values
+
+        return bootstrap(statistic, per_prompt.shape[-1], level=level, resamples=resamples, seed=seed)
+
+    def p_value(
+        self, null: PatchResult | None = None, *, permutations: int = 1000, seed: int = 0
+    ) -> Float[Tensor, "*axes"]:
+        """How likely so large an effect is by chance.
+
+        With `null`, from `Experiment.random_circuits`: the share of random circuits that have as large an effect.
+        Without: prompts' changes get random signs, which asks only whether the patch does anything.
+        """
+        if null is not None:
+            return rank_p(self.effect, null.effect.flatten())
+        if self.ends is None:
+            raise CourseError("This result has lost its prompts' own ends: pass null=, random circuits.")
+        host = self.ends[0 if self.direction == "denoising" else 1]
+        return sign_flip_p(self.per_prompt - host, permutations=permutations, seed=seed)
 
     def at(self, **where) -> PatchResult:
         """The part with the given labels: `result.at(layer=1, head=0)`."""
@@ -145,8 +126,7 @@ class PatchResult:
             if name not in axes or label not in axes[name]:
                 raise CourseError(f"There is no {name}={label!r} here: the axes are {', '.join(self.axes)}.")
             per_prompt = per_prompt.select(list(axes).index(name), axes.pop(name).index(label))
-        return PatchResult(per_prompt, axes, self.direction, self.metric, self.clean, self.corrupted,
-                           self.what, self.approximate)  # fmt: skip
+        return replace(self, per_prompt=per_prompt, axes=axes)
 
     def top(self, n: int = 10) -> list[tuple[str, float]]:
         """The n patches with the largest effects, of either sign, as (label, effect)."""
@@ -166,8 +146,18 @@ class PatchResult:
         where = [str(at[name]) for name in ("pos", "query", "key") if name in at]
         return f"{self.what}{layer}{part}" + (f" @{'←'.join(where)}" if where else "")
 
-    def plot(self, *, title: str = "", caption: str = "", tokens: Sequence | None = None) -> plots.Figure:
-        """A heat map of the effects (bars where there is one axis), positions named by `tokens`."""
+    def plot(
+        self,
+        *,
+        title: str = "",
+        caption: str = "",
+        tokens: Sequence | None = None,
+        intervals: bool | None = None,
+    ) -> plots.Figure:
+        """A heat map of the effects (bars where there is one axis), positions named by `tokens`.
+
+        `intervals`: 95% over prompts, on bars (the default) or as two more maps, of their lower and upper ends.
+        """
         effect, names = self.effect.detach().cpu(), list(self.axes)
         labels = {name: [str(label) for label in self.axes[name]] for name in names}
         if tokens is not None and "pos" in labels:
@@ -177,15 +167,23 @@ class PatchResult:
             "title": title or f"{self.what}, {self.direction}: share of the gap that each patch moves",
             "caption": caption, "alt": f"Largest effects: {', '.join(f'{k} {v:.2f}' for k, v in self.top(5))}.",
         }  # fmt: skip
+        ends = self._drawn_interval(len(names) == 1 if intervals is None else intervals)
         if len(names) == 1:
-            return plots.bars(labels[names[0]], effect, ylabel=unit, xlabel=names[0], **words)
+            half = {unit: (ends[1] - ends[0]) / 2} if ends else None
+            return plots.bars(labels[names[0]], effect, ylabel=unit, xlabel=names[0], errors=half, **words)
         if len(names) == 3:  # layer and part on one side
             labels = {f"{names[0]}.{names[1]}": [f"{a}.{b}" for a in labels[names[0]] for b in labels[names[1]]],
                       names[2]: labels[names[2]]}  # fmt: skip
             effect, names = effect.flatten(0, 1), list(labels)
+            ends = [end.flatten(0, 1) for end in ends]
         if len(names) != 2:
             raise CourseError(
                 f"{len(names)} axes do not fit a picture: take a part with `at(…)`, or print it."
             )
-        return plots.heatmap(effect, ylabels=labels[names[0]], xlabels=labels[names[1]], ylabel=names[0],
+        maps = {"effect": effect, "95% from": ends[0], "to": ends[1]} if ends else effect
+        return plots.heatmap(maps, ylabels=labels[names[0]], xlabels=labels[names[1]], ylabel=names[0],
                              xlabel=names[1], unit=unit, signed=True, **words)  # fmt: skip
+
+    def _drawn_interval(self, wanted: bool) -> list[Tensor]:
+        """Lower and upper ends for a figure; nothing where they are not wanted, or one prompt has none."""
+        return [end.detach().cpu() for end in self.interval()] if wanted and self._has_interval else []

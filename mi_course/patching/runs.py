@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_course.corpora.corpus import generator
-from mi_course.errors import CourseError, nearest
+from mi_course.errors import CourseError
 from mi_course.models import checked_tokens
 from mi_course.patching import engine as engines
 from mi_course.patching.forward import Forward
 from mi_course.patching.hooked import Hooked
+from mi_course.patching.layout import Layout, layout_of
+from mi_course.patching.nodes import checked_pos
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +28,15 @@ class Run:
     engine: Forward | Hooked
     embed: Float[Tensor, "batch pos d_model"] | None = None  # stood in for the tokens' embeddings
     made: str = ""  # "zero", "mean", "resampled": a source that no forward gave
+    mask: Bool[Tensor, "batch pos"] | None = None  # where tokens are; None: everywhere
 
     def __repr__(self) -> str:
-        return (
-            f"Run({self.made or 'recorded'}: {len(self.tokens)} prompts × {self.tokens.shape[1]} positions)"
-        )
+        padded = "" if self.mask is None else ", some padded"
+        return f"Run({self.made or 'recorded'}: {len(self.tokens)} prompts × {self.tokens.shape[1]} positions{padded})"
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(tuple(self.tokens.shape), self.tokens.device, self.mask)
 
     def _made(self, name: str, change: Callable[[Tensor], Tensor]) -> Run:
         return replace(self, acts={key: change(value) for key, value in self.acts.items()}, made=name)
@@ -40,10 +46,22 @@ class Run:
         return self._made("zero", torch.zeros_like)
 
     def mean(self, groups: Sequence | Tensor | None = None) -> Run:
-        """Means over prompts, or over the prompts of the same group (template): the source of mean ablation."""
+        """Means over prompts, or over the prompts of the same group (template): the source of mean ablation.
+
+        Padding is left out: a position's mean is that of the prompts which have a token there.
+        """
         member = same_group(groups, len(self.tokens), self.tokens.device)
-        weight = member / member.sum(1, keepdim=True)
-        return self._made("mean", lambda x: torch.einsum("ab,b...->a...", weight.to(x.dtype), x))
+        if self.mask is None:
+            weight = member / member.sum(1, keepdim=True)
+            return self._made("mean", lambda x: torch.einsum("ab,b...->a...", weight.to(x.dtype), x))
+        weight = member[:, :, None] * self.mask
+        weight = weight / weight.sum(1, keepdim=True).clamp(min=1)  # a b pos
+
+        def mean(key: tuple, x: Tensor) -> Tensor:
+            of = "abp,bhp...->ahp..." if key[0] == "pattern" else "abp,bp...->ap..."
+            return torch.einsum(of, weight.to(x.dtype), x)
+
+        return replace(self, acts={key: mean(key, x) for key, x in self.acts.items()}, made="mean")
 
     def resampled(self, seed: int, groups: Sequence | Tensor | None = None) -> Run:
         """Each prompt's activations from another prompt (of its group), drawn once: resample ablation.
@@ -52,6 +70,10 @@ class Run:
         """
         member = same_group(groups, len(self.tokens), "cpu")
         other, rng = torch.empty(len(member), dtype=torch.long), generator(seed)
+        if self.mask is not None and bool((self.mask[:, None] != self.mask)[member.bool()].any()):
+            raise CourseError(
+                "Prompts of unequal length cannot take each other's activations: name groups= of equal length."
+            )
         for rows in {tuple(row.nonzero()[:, 0].tolist()) for row in member}:
             order = torch.tensor(rows)[torch.randperm(len(rows), generator=rng)]
             other[order] = order.roll(1)  # one cycle: no fixed point
@@ -69,16 +91,26 @@ def same_group(groups: Sequence | Tensor | None, n: int, device) -> Float[Tensor
 
 
 def record(
-    model, tokens: Int[Tensor, "batch pos"], *, embed: Float[Tensor, "batch pos d_model"] | None = None
+    model,
+    tokens: Int[Tensor, "batch pos"],
+    *,
+    embed: Float[Tensor, "batch pos d_model"] | None = None,
+    attention_mask=None,
+    check: bool = True,
 ) -> Run:
-    """One forward with every activation kept; `embed` stands in for the tokens' embeddings (`hook_embed`)."""
+    """One forward with every activation kept; `embed` stands in for the tokens' embeddings (`hook_embed`).
+
+    `attention_mask` is 1 at tokens and 0 at padding; without it the tokenizer's padding is looked for. `check` tries
+    out, on a few tokens, at which sites a hook reaches the logits, where hooks do the patching.
+    """
     tokens = readable(model, tokens)
     if embed is not None and embed.shape != (*tokens.shape, model.cfg.d_model):
         raise CourseError(
             f"embed is {list(embed.shape)}, not [*{list(tokens.shape)}, d_model={model.cfg.d_model}]."
         )
-    engine, acts = engines.engine(model, tokens, embed)
-    return checked_run(Run(tokens, acts, engine, embed))
+    layout = layout_of(model, tokens, attention_mask)
+    engine, acts = engines.engine(model, tokens, layout, embed, check)
+    return checked_run(Run(tokens, acts, engine, embed, mask=layout.mask))
 
 
 def readable(model, tokens: Int[Tensor, "..."]) -> Int[Tensor, "batch pos"]:
@@ -90,9 +122,10 @@ def readable(model, tokens: Int[Tensor, "..."]) -> Int[Tensor, "batch pos"]:
     return checked_tokens(tokens.cpu(), model.cfg).to(model.W_E.device)
 
 
-def recorded_with(engine: Forward | Hooked, tokens: Int[Tensor, "batch pos"]) -> Run:
+def recorded_with(engine: Forward | Hooked, tokens: Int[Tensor, "batch pos"], layout: Layout) -> Run:
     """`record` with an engine that is there already."""
-    return checked_run(Run(tokens, engines.record(engine, tokens), engine))
+    with torch.no_grad():
+        return checked_run(Run(tokens, engine.record(tokens, layout), engine, mask=layout.mask))
 
 
 def checked_run(run: Run) -> Run:
@@ -114,28 +147,22 @@ def noised_embeddings(
     `sd` is in units of the standard deviation of all entries of the embedding table; 3 is the papers' choice. Unlike
     another token's embedding, the result is nothing the model has ever read.
     """
-    table = model.W_E.detach()
     n_pos = tokens.shape[1]
     where = range(n_pos) if positions is None else [checked_pos(pos, n_pos) for pos in positions]
-    embed = table[tokens.to(table.device)].clone()
-    noise = torch.randn(embed.shape, generator=generator(seed)).to(embed) * float(sd) * table.std()
+    embed, unit = entering(model, tokens)
+    noise = torch.randn(embed.shape, generator=generator(seed)).to(embed) * float(sd) * unit
     embed[:, list(where)] += noise[:, list(where)]
     return embed
 
 
-def checked_pos(pos: int, n_pos: int) -> int:
-    """The position counted from the start."""
-    if not -n_pos <= pos < n_pos:
-        raise CourseError(
-            f"There is no position {pos}: prompts have {n_pos} tokens, 0…{n_pos - 1} or −{n_pos}…−1."
-        )
-    return int(pos) % n_pos
+@torch.no_grad()
+def entering(model, tokens: Int[Tensor, "batch pos"]) -> tuple[Float[Tensor, "batch pos d_model"], Tensor]:
+    """The tokens' embeddings as the model has them, and the standard deviation of its table on that scale.
 
-
-def chosen(what: str, name: str, known) -> str:
-    """The name itself, if it is one of the known."""
-    if name not in known:
-        raise CourseError(
-            f"There is no {what} {name!r}: choose from {', '.join(known)}.{nearest(str(name), known)}"
-        )
-    return name
+    Some makes multiply the table's rows on their way (Gemma: by √d_model), or norm them (Bloom).
+    """
+    rows, seen = model.W_E.detach()[tokens.to(model.W_E.device)], {}
+    hook = lambda x, hook: seen.setdefault("embed", x.detach().clone())  # noqa: E731
+    model.run_with_hooks(tokens.to(rows.device), fwd_hooks=[("hook_embed", hook)], stop_at_layer=0)
+    embed, unit = seen["embed"], model.W_E.detach().std()
+    return embed, unit if torch.equal(embed, rows) else unit * embed.std() / rows.std()

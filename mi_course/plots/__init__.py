@@ -1,8 +1,15 @@
-"""Figures with a title that states the finding, alt text and controls."""
+"""Figures with a title that states the finding, alt text and controls.
+
+>>> from mi_course import plots
+>>> plots.bars(["0.0", "0.1"], {"trained": [0.1, 0.9], "untrained": [0.1, 0.1]}, control="untrained", xlabel="head",
+...            ylabel="score", title="Head 0.1 looks one back", alt="One tall bar beside three low ones.")
+Figure: Head 0.1 looks one back
+"""
 
 from mi_course.plots.charts import bars, heatmap, line, scatter
 from mi_course.plots.figure import COLOURS, CONTROLS, STYLE, Array, Figure, Marks, Names, Series
 from mi_course.plots.geometry import polytopes, regions, stacks, vectors
 from mi_course.plots.patterns import attention, attention_view
-from mi_course.plots.tables import LEFT, grid, measured, table
-from mi_course.plots.text import CIRCUITSVIS, circuitsvis_script, token_spans, tokens, tokens_view
+from mi_course.plots.tables import LEFT, grid, measured, rounded, table
+from mi_course.plots.text import token_spans, tokens, tokens_view
+from mi_course.plots.views import circuitsvis_script

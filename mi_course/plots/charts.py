@@ -22,20 +22,20 @@ from mi_course.plots.figure import (
     Marks,
     Names,
     Series,
-    _array,
-    _check_length,
-    _colour_bar,
-    _known,
-    _legend,
-    _log,
-    _looks,
-    _mark_events,
-    _mark_heights,
-    _place,
-    _series,
-    _shown,
-    _start,
-    _style,
+    as_array,
+    as_series,
+    check_length,
+    colour_bar,
+    draw_legend,
+    known_names,
+    log_axis,
+    looks_of,
+    mark_events,
+    mark_heights,
+    place_text,
+    shown_token,
+    start_figure,
+    styled,
 )
 
 
@@ -60,16 +60,32 @@ def line(
 
     `vlines` {name: x} marks events, `hlines` {name: y} thresholds, `bands` {name: (from, to)} shades windows,
     `spread` {label: (low, high)} shades a range around a curve, `panels` {ylabel: series} adds panels below.
+
+    Args:
+        xs: positions, or {label: positions}.
+        series: {label: ys}.
+        xlabel: what stands under the axis.
+        ylabel: what stands beside it.
+        control: label, or labels, to draw in grey.
+        log_x: a logarithmic axis.
+        log_y: the same upwards.
+        markers: a mark at every point.
+        vlines: {name: x}.
+        hlines: {name: y}.
+        bands: {name: (from, to)}.
+        spread: {label: (low, high)}.
+        panels: {ylabel: series}.
+        words: `title` and `alt` (both needed) and `caption`.
     """
-    stack = {name: _series(name, curves) for name, curves in {ylabel: series, **(panels or {})}.items()}
+    stack = {name: as_series(name, curves) for name, curves in {ylabel: series, **(panels or {})}.items()}
     names = list(dict.fromkeys(label for curves in stack.values() for label in curves))
-    looks = _looks(names, _known("control", control, names))
-    own = _series("xs", xs if isinstance(xs, Mapping) else dict.fromkeys(names, xs))
-    _known("xs", names, list(own))
-    spread = _series("spread", spread, 2) if spread else {}
-    _known("spread", list(spread), list(stack[ylabel]))
-    with _style():
-        figure, axes = _start(words, 7.5, 1.5 + 1.9 * len(stack), rows=len(stack), sharex=True)
+    looks = looks_of(names, known_names("control", control, names))
+    own = as_series("xs", xs if isinstance(xs, Mapping) else dict.fromkeys(names, xs))
+    known_names("xs", names, list(own))
+    spread = as_series("spread", spread, 2) if spread else {}
+    known_names("spread", list(spread), list(stack[ylabel]))
+    with styled():
+        figure, axes = start_figure(words, 7.5, 1.5 + 1.9 * len(stack), rows=len(stack), sharex=True)
         for panel, (name, curves) in zip(axes[:, 0], stack.items()):
             for label, ys in curves.items():
                 marker = MARKERS[names.index(label) % len(MARKERS)] if markers or len(ys) == 1 else None
@@ -79,28 +95,28 @@ def line(
             for i, (label, (start, end)) in enumerate((bands or {}).items()):
                 panel.axvspan(start, end, color=("#f3c13a", "#7fc8a9")[i % 2], alpha=0.3, lw=0, label=label)
             if log_x:
-                _log(panel, "x", np.concatenate([own[label] for label in curves]))
+                log_axis(panel, "x", np.concatenate([own[label] for label in curves]))
             if log_y:
-                _log(panel, "y", np.concatenate(list(curves.values())))
+                log_axis(panel, "y", np.concatenate(list(curves.values())))
             panel.set_ylabel(name)
             panel.grid(True)
-        _mark_heights(axes[0, 0], hlines)
+        mark_heights(axes[0, 0], hlines)
         axes[-1, 0].set_xlabel(xlabel)
-        _legend(figure.picture, last=list(hlines or ()))
-        _mark_events(axes, vlines)
+        draw_legend(figure.picture, last=list(hlines or ()))
+        mark_events(axes, vlines)
     return figure
 
 
 def _curve(
     axes, label: str, xs: np.ndarray, ys: np.ndarray, look: tuple, marker: str | None, spread: dict
 ) -> None:
-    _check_length(f"The curve {label!r}", ys, "its xs", len(xs))
+    check_length(f"The curve {label!r}", ys, "its xs", len(xs))
     colour, said = look
     dash = CONTROLS.get(colour, ("-", ""))[0]
     axes.plot(xs, ys, dash, color=colour, label=said, marker=marker, markersize=4)
     if label in spread:
         for edge in spread[label]:
-            _check_length(f"spread[{label!r}]", edge, "its curve", len(xs))
+            check_length(f"spread[{label!r}]", edge, "its curve", len(xs))
         axes.fill_between(xs, *spread[label], color=colour, alpha=0.2, linewidth=0)
 
 
@@ -121,21 +137,33 @@ def bars(
 
     `hlines` {name: height} draws thresholds, `errors` {series: half-lengths}, `points` {series: [label, repeat]}
     shows single runs as dots, `digits` writes the heights above the bars.
+
+    Args:
+        labels: under the groups of bars.
+        series: {series: heights}, or the heights alone.
+        ylabel: what stands beside the axis.
+        xlabel: what stands under it.
+        control: series to draw in grey.
+        hlines: {name: height}.
+        errors: {series: half-lengths}.
+        points: {series: [label, repeat]}.
+        digits: written above the bars.
+        words: `title` and `alt` (both needed) and `caption`.
     """
     labels = [str(label) for label in labels]
-    heights = _series("series", series if isinstance(series, Mapping) else {ylabel: series})
-    looks = _looks(list(heights), _known("control", control, heights))
-    errors = _series("errors", errors) if errors else {}
-    points = _series("points", points, 2) if points else {}
+    heights = as_series("series", series if isinstance(series, Mapping) else {ylabel: series})
+    looks = looks_of(list(heights), known_names("control", control, heights))
+    errors = as_series("errors", errors) if errors else {}
+    points = as_series("points", points, 2) if points else {}
     for what, given in (("series", heights), ("errors", errors), ("points", points)):
-        _known(what, list(given), list(heights))
+        known_names(what, list(given), list(heights))
         for name, values in given.items():
-            _check_length(f"{what}[{name!r}]", values, "labels", len(labels))
+            check_length(f"{what}[{name!r}]", values, "labels", len(labels))
     each = 0.24 if digits is None else 0.26 + 0.08 * digits
     width = min(9.0, max(4.6, 2.6 + len(labels) * (len(heights) + 0.6) * each))
     thick = 0.8 / len(heights)
-    with _style():
-        figure, ((axes,),) = _start(words, width, 3.3)
+    with styled():
+        figure, ((axes,),) = start_figure(words, width, 3.3)
         for i, (name, ys) in enumerate(heights.items()):
             at = np.arange(len(labels)) + (i - (len(heights) - 1) / 2) * thick
             drawn = axes.bar(at, ys, thick * 0.92, yerr=errors.get(name), **_dress(looks[name]))
@@ -146,7 +174,7 @@ def bars(
                 said = [_decimals(y, digits) for y in ys]
                 axes.bar_label(drawn, said, fontsize=8, padding=1)
         axes.axhline(0, color=INK, linewidth=0.8)
-        _mark_heights(axes, hlines)
+        mark_heights(axes, hlines)
         reach = [max(map(len, label.split("\n"))) for label in labels]
         touching = any((a + b) / 2 * 0.08 * len(labels) > 0.6 * width for a, b in zip(reach, reach[1:]))
         crowded = touching or sum(map(len, labels)) * 0.09 > 0.6 * width
@@ -154,7 +182,7 @@ def bars(
         axes.set_xticks(range(len(labels)), labels, **lean)
         axes.set(xlabel=xlabel, ylabel=ylabel)
         axes.grid(True, axis="y")
-        _legend(figure.picture, last=list(hlines or ()), alone=bool(control))
+        draw_legend(figure.picture, last=list(hlines or ()), alone=bool(control))
     return figure
 
 
@@ -166,7 +194,7 @@ def _dress(look: tuple[str, str]) -> dict[str, Any]:
     return {"label": said, "ecolor": INK, "capsize": 2, **fill}
 
 
-def _norm(arrays: Collection[np.ndarray], signed: bool, limits: tuple | None = None):
+def colour_scale(arrays: Collection[np.ndarray], signed: bool, limits: tuple | None = None):
     """The colour scale shared by all arrays; zero sits in the middle of a signed one, whatever the data."""
     from matplotlib.colors import Normalize
 
@@ -177,11 +205,11 @@ def _norm(arrays: Collection[np.ndarray], signed: bool, limits: tuple | None = N
     return Normalize(low, high if high > low else low + 1)
 
 
-def _two_signs(arrays: Collection[np.ndarray]) -> bool:
+def has_two_signs(arrays: Collection[np.ndarray]) -> bool:
     return bool(min(a.min() for a in arrays) < 0 < max(a.max() for a in arrays))
 
 
-def _ink(rgb: Sequence[float]) -> str:
+def ink_on(rgb: Sequence[float]) -> str:
     """Black or white, whichever is easier to read on `rgb` (relative luminance of WCAG 2)."""
     luminance = np.dot((0.2126, 0.7152, 0.0722), np.asarray(rgb[:3]) ** 2.2)
     return "#ffffff" if luminance < 0.18 else "#000000"
@@ -190,11 +218,11 @@ def _ink(rgb: Sequence[float]) -> str:
 def _cell_names(axis, names: Sequence | None, n: int, what: str, room: float) -> bool:
     """Name the cells, every k-th where `room` inches are too short; True where the names must stand upright."""
     if names is None:
-        axis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+        axis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
         return False
-    _check_length(what, names, "that side of the matrix", n)
+    check_length(what, names, "that side of the matrix", n)
     step = math.ceil(n * 0.155 / room)
-    shown = [_shown(name) for name in names]
+    shown = [shown_token(name) for name in names]
     axis.set_ticks(range(0, n, step), shown[::step])
     return max(map(len, shown)) * 0.095 > room / n * step
 
@@ -217,21 +245,34 @@ def heatmap(
 
     Signed data (default: where both signs occur) get a diverging map with zero in the middle. Values are written
     into the cells with `digits`, and by default where there are few; `limits` fixes the ends of the scale.
+
+    Args:
+        matrix: [row, column], or {label: matrix}.
+        xlabels: names of the columns.
+        ylabels: names of the rows.
+        xlabel: what stands under the axis.
+        ylabel: what stands beside it.
+        unit: of the colours.
+        signed: zero in the middle; default: where both signs occur.
+        limits: (lowest, highest) of the colours.
+        digits: written into the cells.
+        columns: panels side by side.
+        words: `title` and `alt` (both needed) and `caption`.
     """
-    matrices = _series("matrix", matrix if isinstance(matrix, Mapping) else {"": matrix}, 2)
+    matrices = as_series("matrix", matrix if isinstance(matrix, Mapping) else {"": matrix}, 2)
     shapes = {values.shape for values in matrices.values()}
     if len(shapes) > 1:
         raise CourseError(f"The matrices of one heat map need one shape, but these have {sorted(shapes)}.")
     n, (n_rows, n_columns) = len(matrices), shapes.pop()
     columns = min(n, columns or (n if n < 4 else {4: 2, 5: 3, 6: 3, 9: 3}.get(n, 4)))
     across, down = _panel_size(n_rows, n_columns, columns)
-    signed = _two_signs(matrices.values()) if signed is None else signed
+    signed = has_two_signs(matrices.values()) if signed is None else signed
     digits = 2 if digits is None and n_rows * n_columns <= 150 and across / n_columns > 0.4 else digits
-    with _style():
+    with styled():
         rows = math.ceil(n / columns)
         size = (max(4.2, across * columns + 1.6), (down + 0.3) * rows + 0.6)
-        figure, axes = _start(words, *size, rows, columns, sharex=True, sharey=True)
-        norm = _norm(matrices.values(), signed, limits)
+        figure, axes = start_figure(words, *size, rows, columns, sharex=True, sharey=True)
+        norm = colour_scale(matrices.values(), signed, limits)
         for panel, (label, values) in zip(axes.flat, matrices.items()):
             shades = panel.imshow(values, cmap=SIGNED if signed else AMOUNTS, norm=norm, aspect="auto")
             panel.set_title(label, fontsize=10)
@@ -245,7 +286,7 @@ def heatmap(
             panel.tick_params(axis="x", rotation=90 if upright else 0, labelbottom=i + columns >= n)
         figure.picture.supxlabel(xlabel, fontsize=10)
         figure.picture.supylabel(ylabel, fontsize=10)
-        _colour_bar(figure.picture, shades, axes, unit)
+        colour_bar(figure.picture, shades, axes, unit)
     return figure
 
 
@@ -263,7 +304,7 @@ def _decimals(value: Any, digits: int) -> str:
 
 def _write_cells(axes, shades, values: np.ndarray, digits: int) -> None:
     for (row, column), value in np.ndenumerate(values):
-        ink = _ink(shades.cmap(shades.norm(value)))
+        ink = ink_on(shades.cmap(shades.norm(value)))
         axes.text(column, row, _decimals(value, digits), ha="center", va="center", fontsize=8, color=ink)
 
 
@@ -283,15 +324,31 @@ def scatter(
     hlines: Marks | None = None,
     **words: str,
 ) -> Figure:
-    """Points, coloured and shaped by group; each label (empty ones are skipped) goes where it covers least."""
-    xs, ys = _array("xs", xs, 1), _array("ys", ys, 1)
+    """Points, coloured and shaped by group; each label (empty ones are skipped) goes where it covers least.
+
+    Args:
+        xs: [point].
+        ys: [point].
+        xlabel: what stands under the axis.
+        ylabel: what stands beside it.
+        labels: a word for each point, or an empty one.
+        groups: the group of each point.
+        control: group, or groups, to draw in grey.
+        log_x: a logarithmic axis.
+        log_y: the same upwards.
+        diagonal: draw x = y.
+        vlines: {name: x}.
+        hlines: {name: y}.
+        words: `title` and `alt` (both needed) and `caption`.
+    """
+    xs, ys = as_array("xs", xs, 1), as_array("ys", ys, 1)
     groups = np.array([""] * len(xs) if groups is None else [str(group) for group in groups])
     names = list(dict.fromkeys(groups.tolist()))
     for what, values in (("ys", ys), ("groups", groups), ("labels", xs if labels is None else labels)):
-        _check_length(what, values, "xs", len(xs))
-    looks = _looks(names, _known("control", control, names))
-    with _style():
-        figure, axes = _start(words, 7.5, 4.4)
+        check_length(what, values, "xs", len(xs))
+    looks = looks_of(names, known_names("control", control, names))
+    with styled():
+        figure, axes = start_figure(words, 7.5, 4.4)
         panel = axes[0, 0]
         for i, name in enumerate(names):
             colour, said = looks[name]
@@ -301,18 +358,18 @@ def scatter(
                 xs[where], ys[where], s=36, marker=shape, label=said or None, color=face, edgecolor=edge
             )
         if log_x:
-            _log(panel, "x", xs)
+            log_axis(panel, "x", xs)
         if log_y:
-            _log(panel, "y", ys)
+            log_axis(panel, "y", ys)
         if diagonal:
             ends = panel.get_xlim()
             panel.autoscale(False)
             panel.plot(ends, ends, color=GREY, linestyle=":", linewidth=1.2, label="x = y")
         panel.set(xlabel=xlabel, ylabel=ylabel)
         panel.grid(True)
-        _mark_heights(panel, hlines)
-        _legend(figure.picture, last=list(hlines or ()), alone=True)
-        _mark_events(axes, vlines)
+        mark_heights(panel, hlines)
+        draw_legend(figure.picture, last=list(hlines or ()), alone=True)
+        mark_events(axes, vlines)
         if labels is not None:
             _label_points(panel, xs, ys, labels)
     return figure
@@ -332,9 +389,9 @@ def _label_points(axes, xs: np.ndarray, ys: np.ndarray, labels: Sequence) -> Non
     for x, y, label in zip(xs, ys, labels):
         if label:
             where = {"xytext": (6, 0), "textcoords": "offset points"}
-            text = axes.annotate(_shown(label), (x, y), fontsize=8.5, color=INK, **where)
+            text = axes.annotate(shown_token(label), (x, y), fontsize=8.5, color=INK, **where)
             text.set_in_layout(False)
-            place = _place(text, places, taken, within=axes.bbox)
+            place = place_text(text, places, taken, within=axes.bbox)
             if max(map(abs, place[:2])) > 6:
                 tie = dict(arrowstyle="-", color=GREY, linewidth=0.7, shrinkA=0, shrinkB=2)
                 axes.annotate("", (x, y), **{**where, "xytext": place[:2]}, arrowprops=tie).set_in_layout(

@@ -111,7 +111,7 @@ class Figure:
     def _rendered(self, kind: str) -> bytes:
         buffer = io.BytesIO()
         stamp = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-        with _style():
+        with styled():
             self.picture.draw_without_rendering()
             self.picture.set_layout_engine("none")  # each layout pass moves things a little: one is enough
             self.picture.savefig(buffer, format=kind, metadata=stamp)
@@ -131,7 +131,7 @@ class Figure:
         return path
 
 
-def _array(name: str, values: Any, ndim: int | None = None) -> Float[np.ndarray, "..."]:
+def as_array(name: str, values: Any, ndim: int | None = None) -> Float[np.ndarray, "..."]:
     """`values` as float64 with `ndim` axes, or one sentence that says what is wrong with them."""
     try:
         if isinstance(values, (list, tuple)):
@@ -152,30 +152,30 @@ def _array(name: str, values: Any, ndim: int | None = None) -> Float[np.ndarray,
     return array
 
 
-def _check_length(name: str, values: Collection, other: str, n: int) -> None:
+def check_length(name: str, values: Collection, other: str, n: int) -> None:
     if len(values) != n:
         raise CourseError(f"{name} has {len(values)} entries, but {other} has {n}.")
 
 
-def _series(name: str, series: Any, ndim: int = 1) -> dict[str, np.ndarray]:
+def as_series(name: str, series: Any, ndim: int = 1) -> dict[str, np.ndarray]:
     if not isinstance(series, Mapping) or not series:
         raise CourseError(f"{name} must be a dictionary {{label: values}} with at least one entry.")
-    return {str(label): _array(f"{name}[{label!r}]", values, ndim) for label, values in series.items()}
+    return {str(label): as_array(f"{name}[{label!r}]", values, ndim) for label, values in series.items()}
 
 
-def _known(what: str, names: Names, labels: Collection[str]) -> set[str]:
+def known_names(what: str, names: Names, labels: Collection[str]) -> set[str]:
     names = {names} if isinstance(names, str) else set(map(str, names or ()))
     for name in sorted(names - set(labels)):
         raise CourseError(f"{what}: there is no {name!r} here.{nearest(name, labels)}")
     return names
 
 
-def _shown(token: Any) -> str:
+def shown_token(token: Any) -> str:
     return visible(str(token))
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def styled() -> Iterator[None]:
     """matplotlib as this module wants it, whatever the reader has set, and afterwards as it was."""
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # else a first run writes to stderr
     from matplotlib import style
@@ -185,7 +185,9 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _start(words: Mapping[str, str], width: float, height: float, rows: int = 1, columns: int = 1, **layout):
+def start_figure(
+    words: Mapping[str, str], width: float, height: float, rows: int = 1, columns: int = 1, **layout
+):
     """(figure, its axes [row, column]): outside pyplot, sized in inches, with room for a title of several lines."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Picture
@@ -204,7 +206,7 @@ def _start(words: Mapping[str, str], width: float, height: float, rows: int = 1,
     return figure, figure.picture.subplots(rows, columns, squeeze=False, **layout)
 
 
-def _looks(labels: Sequence[str], controls: set[str]) -> dict[str, tuple[str, str]]:
+def looks_of(labels: Sequence[str], controls: set[str]) -> dict[str, tuple[str, str]]:
     """label → (colour, words in the legend); controls are grey, each another grey, and say so."""
     colours, greys = iter(COLOURS * len(labels)), iter([*CONTROLS] * len(labels))
     said = {label: label if "control" in label.lower() else f"{label} (control)" for label in controls}
@@ -213,7 +215,7 @@ def _looks(labels: Sequence[str], controls: set[str]) -> dict[str, tuple[str, st
     }
 
 
-def _legend(picture, last: Collection[str] = (), alone: bool = False, beside: int = 0) -> None:
+def draw_legend(picture, last: Collection[str] = (), alone: bool = False, beside: int = 0) -> None:
     """One legend for all panels to the right of the panel number `beside`, each label once, thresholds last."""
     entries = {}
     for axes in picture.axes:
@@ -229,14 +231,18 @@ def _legend(picture, last: Collection[str] = (), alone: bool = False, beside: in
         picture.axes[beside].legend(handles, wrapped, **where)
 
 
-def _colour_bar(picture, shades, axes, unit: str) -> None:
-    """Beside all panels; what it says is wrapped to its height."""
-    letters = int(11 * picture.get_figheight())
+def colour_bar(picture, shades, axes, unit: str) -> None:
+    """Beside all panels; what it says is wrapped to its height, and lies beside a bar too low for upright words."""
+    height = picture.get_figheight()
     bar = picture.colorbar(shades, ax=axes, shrink=0.9, aspect=25, pad=0.02)
-    bar.set_label(textwrap.fill(unit, max(12, letters)))
+    upright = textwrap.fill(unit, max(12, int(11 * height)))
+    if height < 2.6 and max(map(len, upright.split("\n"))) * 0.08 > height - 1.1:
+        bar.set_label(textwrap.fill(unit, 14), rotation=0, ha="left", va="center")
+    else:
+        bar.set_label(upright)
 
 
-def _place(text, offsets: Sequence[tuple], taken: list, within=None) -> tuple:
+def place_text(text, offsets: Sequence[tuple], taken: list, within=None) -> tuple:
     """Move `text` to the first of (x, y, ha, va) that covers nothing in `taken`, else to where it covers least."""
     least = math.inf
     for offset in offsets:
@@ -253,7 +259,7 @@ def _place(text, offsets: Sequence[tuple], taken: list, within=None) -> tuple:
     return best
 
 
-def _mark_events(axes, events: Marks | None) -> None:
+def mark_events(axes, events: Marks | None) -> None:
     """A dotted vertical line for each event in every panel, its name above the first."""
     first, taken = axes[0, 0], []
     first.figure.draw_without_rendering()
@@ -264,15 +270,15 @@ def _mark_events(axes, events: Marks | None) -> None:
         text = first.annotate(name, (float(x), 1), fontsize=9, color=INK, **where)
         late = first.transData.transform((float(x), 0))[0] > first.bbox.x1 - 200
         levels = [(0, 3 + 13 * level, "right" if late else "left", "bottom") for level in range(5)]
-        _place(text, levels, taken)
+        place_text(text, levels, taken)
 
 
-def _mark_heights(axes, heights: Marks | None) -> None:
+def mark_heights(axes, heights: Marks | None) -> None:
     for i, (name, y) in enumerate((heights or {}).items()):
         axes.axhline(float(y), color=INK, linestyle=DASHES[i % 3], linewidth=1.2, label=name)
 
 
-def _log(axes, side: str, values: np.ndarray) -> None:
+def log_axis(axes, side: str, values: np.ndarray) -> None:
     """A logarithmic axis that keeps a step 0, with plain numbers."""
     if (values < 0).any() or not (values > 0).any():
         raise CourseError(f"log_{side} needs values of zero and above, at least one of them above zero.")

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mi_course.errors import CourseError
-from mi_course.plots.charts import _ink, _norm
+from mi_course.plots.charts import colour_scale, ink_on
 from mi_course.plots.figure import (
     AMOUNTS,
     COLOURS,
@@ -24,17 +24,17 @@ from mi_course.plots.figure import (
     Figure,
     Names,
     Series,
-    _array,
-    _check_length,
-    _colour_bar,
-    _known,
-    _legend,
-    _log,
-    _looks,
-    _series,
-    _shown,
-    _start,
-    _style,
+    as_array,
+    as_series,
+    check_length,
+    colour_bar,
+    draw_legend,
+    known_names,
+    log_axis,
+    looks_of,
+    shown_token,
+    start_figure,
+    styled,
 )
 
 
@@ -42,12 +42,12 @@ def _panels(
     W: Array | Series, rows: int, what: str, control: Names
 ) -> tuple[dict[str, np.ndarray], set[str]]:
     """({label: W}, the controls among them); one W alone has the empty label. `rows` 0 allows any number."""
-    panels = _series("W", W if isinstance(W, Mapping) else {"": W}, 2)
+    panels = as_series("W", W if isinstance(W, Mapping) else {"": W}, 2)
     for label, values in panels.items():
         if rows and len(values) != rows:
             name = f"W[{label!r}]" if label else "W"
             raise CourseError(f"{name} must have shape [{rows}, {what}], but has {tuple(values.shape)}.")
-    return panels, _known("control", control, panels)
+    return panels, known_names("control", control, panels)
 
 
 def _of_features(name: str, given: Any, panels: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
@@ -57,9 +57,9 @@ def _of_features(name: str, given: Any, panels: Mapping[str, np.ndarray]) -> dic
     given = (
         {str(k): v for k, v in given.items()} if isinstance(given, Mapping) else dict.fromkeys(panels, given)
     )
-    _known(name, list(panels), list(given))
+    known_names(name, list(panels), list(given))
     for label, values in panels.items():
-        _check_length(name, given[label], "the feature axis of W", values.shape[1])
+        check_length(name, given[label], "the feature axis of W", values.shape[1])
     return given
 
 
@@ -71,11 +71,11 @@ def _feature_colours(colours: Any, panels: Mapping[str, np.ndarray], controls: s
         return {label: [plain[label]] * W.shape[1] for label, W in panels.items()}, None
     from matplotlib.colors import ListedColormap
 
-    values = {label: _array("colours", values[label], 1) for label in panels}
+    values = {label: as_array("colours", values[label], 1) for label in panels}
     readable = ListedColormap(
         matplotlib.colormaps[AMOUNTS](np.linspace(0, 0.88, 256))
     )  # its yellow is too pale
-    scale = matplotlib.cm.ScalarMappable(_norm(values.values(), signed=False), readable)
+    scale = matplotlib.cm.ScalarMappable(colour_scale(values.values(), signed=False), readable)
     return {label: list(scale.to_rgba(each)) for label, each in values.items()}, scale
 
 
@@ -85,7 +85,7 @@ def _small_multiples(
     """(figure, n axes): at most `columns` in a row, each `across` by `down` inches, and `beside` for what is beside."""
     columns = max(1, min(n, columns))
     rows = math.ceil(n / columns)
-    figure, axes = _start(
+    figure, axes = start_figure(
         words, max(4.2, across * columns + beside), down * rows + 0.5, rows, columns, **layout
     )
     for panel in axes.flat[n:]:
@@ -94,7 +94,7 @@ def _small_multiples(
 
 
 def _head(axes, label: str, controls: set[str]) -> None:
-    axes.set_title(textwrap.fill(_looks([label], controls & {label})[label][1], 26), fontsize=10)
+    axes.set_title(textwrap.fill(looks_of([label], controls & {label})[label][1], 26), fontsize=10)
 
 
 def _hull_edges(points: Float[np.ndarray, "n d"]) -> list[tuple[int, int]]:
@@ -140,7 +140,7 @@ def vectors(
         1.0, *(np.linalg.norm(values, axis=0).max() for values in panels.values())
     )
     n = len(panels)
-    with _style():
+    with styled():
         across = 3.6 if n == 1 else max(1.8, min(3.0, 9 / (columns or min(n, 4))))
         figure, axes = _small_multiples(words, n, columns or 4, across, across, sharex=True, sharey=True)
         for panel, (label, values) in zip(axes, panels.items()):
@@ -153,7 +153,7 @@ def vectors(
         figure.picture.supxlabel(xlabel, fontsize=10)
         figure.picture.supylabel(ylabel, fontsize=10)
         if scale is not None:
-            _colour_bar(figure.picture, scale, axes, unit)
+            colour_bar(figure.picture, scale, axes, unit)
     return figure
 
 
@@ -171,7 +171,9 @@ def _arrows(axes, W: np.ndarray, paint: list, reach: float, hull: bool, names: S
         if long[i] and names is not None:
             away = np.array([x, y]) / np.hypot(x, y) * 9
             where = dict(xytext=away, textcoords="offset points", ha="center", va="center")
-            axes.annotate(_shown(names[i]), (x, y), fontsize=8.5, color=INK, **where).set_in_layout(False)
+            axes.annotate(shown_token(names[i]), (x, y), fontsize=8.5, color=INK, **where).set_in_layout(
+                False
+            )
     colour = [shade for shade, arrow in zip(paint, long) if not arrow]
     if colour:
         axes.scatter(*W[:, ~long], s=26, c=colour, edgecolor=INK, linewidth=0.6, zorder=3)
@@ -193,13 +195,13 @@ def polytopes(
     panels, controls = _panels(W, 3, "feature", control)
     names = _of_features("labels", labels, panels)
     given = edges if isinstance(edges, Mapping) else dict.fromkeys(panels, edges)
-    _known("edges", list(map(str, given)), panels)
+    known_names("edges", list(map(str, given)), panels)
     given = {str(label): pairs for label, pairs in given.items()}
     reach = 1.15 * max(0.1, *(np.linalg.norm(values, axis=0).max() for values in panels.values()))
     across = max(1.5, min(2.8, 8.4 / len(panels)))
-    with _style():
+    with styled():
         size = (max(4.2, across * len(panels) + 0.6), 2 * across)
-        figure, axes = _start(words, *size, 2, len(panels), sharex=True, sharey=True)
+        figure, axes = start_figure(words, *size, 2, len(panels), sharex=True, sharey=True)
         for column, (label, values) in enumerate(panels.items()):
             pairs = _checked_pairs(given.get(label), values)
             _head(axes[0, column], label, controls)
@@ -244,7 +246,9 @@ def _solid(
     for i in range(len(x)) if names is not None else ():
         length = np.hypot(x[i], y[i]) or 1.0
         where = dict(textcoords="offset points", ha="center", va="center", fontsize=8.5, color=INK)
-        text = axes.annotate(_shown(names[i]), (x[i], y[i]), (9 * x[i] / length, 9 * y[i] / length), **where)
+        text = axes.annotate(
+            shown_token(names[i]), (x[i], y[i]), (9 * x[i] / length, 9 * y[i] / length), **where
+        )
         text.set_in_layout(False)
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
@@ -273,7 +277,7 @@ def stacks(
     if scale is None:
         paint = {label: _many_colours(values.shape[1]) for label, values in panels.items()}
     n, most = len(panels), max(map(len, panels.values()))
-    with _style():
+    with styled():
         across = max(1.7, min(8.4 / (columns or min(n, 4)), 0.8 + 0.36 * most, 8.4))
         figure, axes = _small_multiples(words, n, columns or 4, across, 2.7 if n < 5 else 2.2, sharey=True)
         top = 1.05 * max(max(np.abs(values).sum(1).max() for values in panels.values()), 1e-9)
@@ -285,7 +289,7 @@ def stacks(
         figure.picture.supxlabel("neuron", fontsize=10)
         figure.picture.supylabel(ylabel, fontsize=10)
         if scale is not None:
-            _colour_bar(figure.picture, scale, axes, unit)
+            colour_bar(figure.picture, scale, axes, unit)
     return figure
 
 
@@ -298,7 +302,7 @@ def _stack(axes, sizes: np.ndarray, paint: list, names: Sequence, top: float) ->
         axes.bar(range(len(sizes)), heights, 0.86, below, color=paint[feature], edgecolor="white", lw=0.4)
         for neuron in np.flatnonzero((heights > 0.075 * top) & (len(sizes) <= 20)):
             middle, look = below[neuron] + heights[neuron] / 2, dict(ha="center", va="center", fontsize=8)
-            axes.text(neuron, middle, names[feature], color=_ink(to_rgb(paint[feature])), **look)
+            axes.text(neuron, middle, names[feature], color=ink_on(to_rgb(paint[feature])), **look)
         below = below + heights
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, nbins=10))
     axes.set_xlim(-0.6, len(sizes) - 0.4)
@@ -333,16 +337,16 @@ def regions(
     `xs` and `ys` are the centres of the cells. `curves` {name: (xs, ys)} are drawn over every panel.
     """
     panels, controls = _panels(grid, 0, "x", control)
-    sides = {"x": _array("xs", xs, 1), "y": _array("ys", ys, 1)}
+    sides = {"x": as_array("xs", xs, 1), "y": as_array("ys", ys, 1)}
     for values in panels.values():
-        _check_length("The grid", values, "ys", len(sides["y"]))
-        _check_length("A row of the grid", values[0], "xs", len(sides["x"]))
+        check_length("The grid", values, "ys", len(sides["y"]))
+        check_length("A row of the grid", values[0], "xs", len(sides["x"]))
     unknown = sorted(set(np.concatenate([values.ravel() for values in panels.values()])) - set(names))
     if unknown:
         raise CourseError(f"names explains {sorted(names)}, but the grid also holds {unknown[0]:g}.")
     borders = {side: _borders(f"{side}s", sides[side], log) for side, log in (("x", log_x), ("y", log_y))}
     shades = {code: _pale(COLOURS[i % len(COLOURS)]) for i, code in enumerate(names)}
-    with _style():
+    with styled():
         n = len(panels)
         columns = columns or min(n, 3)
         across = 4.2 if n == 1 else max(1.6, min(3.0, 7.2 / columns))
@@ -352,18 +356,18 @@ def regions(
             colours = np.array([[shades[int(code)] for code in row] for row in values])
             panel.pcolormesh(borders["x"], borders["y"], colours, edgecolor="none", antialiased=False)
             for i, (name, curve) in enumerate((curves or {}).items()):
-                x, y = _array(f"curves[{name!r}]", curve, 2)
+                x, y = as_array(f"curves[{name!r}]", curve, 2)
                 panel.plot(x, y, color="white", linewidth=3.2)
                 panel.plot(x, y, color=INK, linestyle=(["-", *DASHES])[i % 4], label=name)
             for code, name in names.items():
                 panel.scatter([], [], s=90, marker="s", color=[shades[code]], edgecolor="#888888", label=name)
             for side, log in (("x", log_x), ("y", log_y)):
                 if log:
-                    _log(panel, side, sides[side])
+                    log_axis(panel, side, sides[side])
             panel.set(xlim=sorted(borders["x"][[0, -1]]), ylim=sorted(borders["y"][[0, -1]]))
         figure.picture.supxlabel(xlabel, fontsize=10)
         figure.picture.supylabel(ylabel, fontsize=10)
-        _legend(figure.picture, last=list(curves or ()), alone=True, beside=min(n, columns) - 1)
+        draw_legend(figure.picture, last=list(curves or ()), alone=True, beside=min(n, columns) - 1)
     return figure
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from torch import Tensor
 
 from mi_course.errors import CourseError
-from mi_course.plots.figure import Figure, _check_length, _known, _shown
+from mi_course.plots.figure import Figure, check_length, known_names, shown_token
 
 LEFT = ' style="text-align:left"'  # JupyterLab sets every cell to the right
 
 
-def _number(value: float | int, digits: int) -> str:
+def rounded(value: float | int, digits: int) -> str:
     """Rounded for reading: whole numbers as they are, `digits` decimals, powers of ten where these hide the value."""
     if isinstance(value, int):
         return f"{value:,}"
@@ -35,7 +35,7 @@ def _cell(value: Any, digits: int) -> str:
         raise CourseError(
             "A table cannot show NaN or infinite numbers: pass None, or say in words what failed."
         )
-    return f'<span class="mi-n">{_number(value, digits)}</span>'
+    return f'<span class="mi-n">{rounded(value, digits)}</span>'
 
 
 def _rows(rows: Mapping | Sequence, columns: Sequence | None) -> tuple[list[str], list[list]]:
@@ -48,7 +48,7 @@ def _rows(rows: Mapping | Sequence, columns: Sequence | None) -> tuple[list[str]
     if isinstance(rows[0], Mapping):
         names = list(rows[0]) if columns is None else list(columns)
         for row in rows:
-            _known("A row of the table", list(map(str, names)), list(map(str, row)))
+            known_names("A row of the table", list(map(str, names)), list(map(str, row)))
         return list(map(str, names)), [[row[name] for name in names] for row in rows]
     rows = [[row[0], *row[1]] if len(row) == 2 and np.ndim(row[1]) else list(row) for row in rows]
     columns = ["value"] if columns is None and len(rows[0]) == 2 else columns
@@ -56,7 +56,7 @@ def _rows(rows: Mapping | Sequence, columns: Sequence | None) -> tuple[list[str]
         raise CourseError("A table made of lists needs the names of its columns: pass columns=[…].")
     names = ([""] if len(columns) + 1 == len(rows[0]) else []) + list(columns)
     for row in rows:
-        _check_length("A row of the table", row, "its header", len(names))
+        check_length("A row of the table", row, "its header", len(names))
     return list(map(str, names)), rows
 
 
@@ -73,9 +73,16 @@ def table(
     `rows` is {row: {column: value}} or {row: [values]}, a list of dictionaries, or a list of lists; lists need
     `columns`. Numbers are rounded to `digits` decimals and not compared when notebooks are tested; words, yes/no
     and names are compared, so pass `str(n)` for a number that must be the same on every machine.
+
+    Args:
+        rows: what stands in it.
+        columns: names of the columns, the first one left out.
+        title: above it.
+        digits: of numbers.
+        caption: below it.
     """
     names, rows = _rows(rows, columns)
-    labels = [_shown(row[0]) for row in rows]
+    labels = [shown_token(row[0]) for row in rows]
     wordy = [all(isinstance(row[i], str) for row in rows) for i in range(len(names))]
     sides = [
         LEFT if i == 0 or left else "" for i, left in enumerate(wordy)

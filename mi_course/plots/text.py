@@ -1,38 +1,43 @@
-"""Text in colours, and CircuitsVis' views."""
+"""Text in colours, as HTML, as a picture, and to hover."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 
-from mi_course.plots.charts import _ink, _norm, _two_signs
-from mi_course.plots.figure import SIGNED, Array, Figure, _array, _check_length, _shown, _start, _style
-from mi_course.plots.tables import _number
-
-CIRCUITSVIS = "https://unpkg.com/circuitsvis@1.43.3/dist/cdn/esm.js"
+from mi_course.plots.charts import colour_scale, has_two_signs, ink_on
+from mi_course.plots.figure import (
+    SIGNED,
+    Array,
+    Figure,
+    as_array,
+    check_length,
+    shown_token,
+    start_figure,
+    styled,
+)
+from mi_course.plots.tables import rounded
+from mi_course.plots.views import interactive
 
 
 def _shades(values: np.ndarray, signed: bool | None):
     """(colour map, its scale): zero is white; red is above, blue below, as in heat maps; amounts are blue."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    if _two_signs([values]) if signed is None else signed:
-        return matplotlib.colormaps[SIGNED], _norm([values], signed=True)
+    if has_two_signs([values]) if signed is None else signed:
+        return matplotlib.colormaps[SIGNED], colour_scale([values], signed=True)
     pale = matplotlib.colormaps["Blues"](np.linspace(0, 0.8, 32))
-    return LinearSegmentedColormap.from_list("amounts", pale), _norm([values, np.zeros(1)], signed=False)
+    return LinearSegmentedColormap.from_list("amounts", pale), colour_scale(
+        [values, np.zeros(1)], signed=False
+    )
 
 
 def _token_values(strings: Sequence, values: Array) -> np.ndarray:
-    values = _array("values", values, 1)
-    _check_length("values", values, "strings", len(strings))
+    values = as_array("values", values, 1)
+    check_length("values", values, "strings", len(strings))
     return values
 
 
@@ -51,11 +56,13 @@ def token_spans(
     spans = []
     for string, value in zip(strings, values):
         rgb = cmap(norm(value))[:3]
-        look = f"background-color:{matplotlib.colors.to_hex(rgb)};color:{_ink(rgb)};display:inline-block;"
+        look = f"background-color:{matplotlib.colors.to_hex(rgb)};color:{ink_on(rgb)};display:inline-block;"
         look += "padding:1px 3px;margin:1px;text-align:center;font-family:monospace"
-        number = f'<br><span class="mi-n">{_number(value, digits)}</span>' if show_values else ""
-        hover = f'title="{_number(value, 4)}"'
-        spans.append(f'<span class="mi-t" style="{look}" {hover}>{escape(_shown(string))}{number}</span>')
+        number = f'<br><span class="mi-n">{rounded(value, digits)}</span>' if show_values else ""
+        hover = f'title="{rounded(value, 4)}"'
+        spans.append(
+            f'<span class="mi-t" style="{look}" {hover}>{escape(shown_token(string))}{number}</span>'
+        )
     return "".join(spans)
 
 
@@ -68,7 +75,16 @@ def tokens(
     show_values: bool | None = None,
     **words: str,
 ) -> Figure:
-    """Text whose tokens are coloured by their values, as HTML; the values stand below the tokens of a short text."""
+    """Text whose tokens are coloured by their values, as HTML; the values stand below the tokens of a short text.
+
+    Args:
+        strings: the pieces of text.
+        values: one number a piece.
+        signed: zero is white; default: where both signs occur.
+        digits: of the numbers shown.
+        show_values: below the tokens.
+        words: `title` and `alt` (both needed) and `caption`.
+    """
     show_values = len(strings) <= 40 if show_values is None else show_values
     spans = token_spans(strings, values, signed=signed, digits=digits, show_values=show_values)
     figure = Figure(**words)
@@ -83,19 +99,19 @@ def _token_picture(
     cmap, norm = _shades(values, signed)
     row = column = 0
     boxes = []
-    for string in map(_shown, strings):
+    for string in map(shown_token, strings):
         if column and column + len(string) > 84:
             row, column = row + 1, 0
         boxes.append((row, column, string))
         column += len(string) + 1
-    with _style():
-        figure, ((axes,),) = _start(words, 7.5, 0.28 * (row + 1) + 0.7)
+    with styled():
+        figure, ((axes,),) = start_figure(words, 7.5, 0.28 * (row + 1) + 0.7)
         axes.set(xlim=(0, 85), ylim=(row + 0.6, -0.6))
         axes.axis("off")
         for (row, column, string), value in zip(boxes, values):
             rgb = cmap(norm(value))[:3]
             axes.barh(row, len(string) + 0.7, left=column, height=0.86, color=rgb)
-            look = {"family": "monospace", "va": "center", "color": _ink(rgb)}
+            look = {"family": "monospace", "va": "center", "color": ink_on(rgb)}
             axes.text(column + 0.35, row, string, fontsize=10, **look)
         scale = matplotlib.cm.ScalarMappable(norm, cmap)
         figure.picture.colorbar(
@@ -104,41 +120,18 @@ def _token_picture(
     return figure
 
 
-def _view(component: str, data: dict[str, Any], said: Sequence, name: str | None, still: Figure) -> Figure:
-    """A CircuitsVis component above its still picture: text to fall back on, numbers as JSON, a small loader.
-
-    The id depends on words, never on numbers, so it is the same on every machine. nbval blanks the JSON and
-    compares the text. The loader prefers a library that is already on the page (`circuitsvis_script`).
-    """
-    key = (
-        name
-        or hashlib.sha256(json.dumps([component, still.title, list(map(str, said))]).encode()).hexdigest()
-    )
-    key = "mi-" + re.sub(r"\W+", "-", key if name else key[:10])
-    numbers = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
-    label = escape(f"{still.title}. {still.alt}")
-    card = "background-color:#ffffff;color:#222222;padding:8px;margin-bottom:6px;border-radius:6px;"
-    card += "max-width:640px;overflow-x:auto"
-    body = f"""<div role="img" aria-label="{label}" style="{card}">
-<div id="{key}"><em>The picture below shows everything. To hover and click, trust this notebook, or read it on the course's site.</em><br>
-{escape(" ".join(map(_shown, said)))}</div>
-<script type="application/json" class="mi-n">{numbers}</script>
-<script type="module">
-const box = document.querySelector("#{key}:not([data-seen])");
-box.dataset.seen = true;
-box.id += "-" + document.querySelectorAll("[data-seen]").length;
-try {{
-  const cv = globalThis.CircuitsVis ?? await import("{CIRCUITSVIS}");
-  cv.render(box.id, cv.{component}, JSON.parse(box.parentElement.querySelector("script").textContent));
-}} catch (error) {{ console.warn("CircuitsVis could not be loaded: " + error.message); }}
-</script></div>"""
-    return Figure(still.title, still.alt, still.caption, still.picture, body)
-
-
 def tokens_view(
     strings: Sequence, values: Array, *, signed: bool | None = None, name: str | None = None, **words: str
 ) -> Figure:
-    """Coloured tokens to hover (CircuitsVis) above the same text as a picture: red above zero, blue below."""
+    """Coloured tokens to hover (CircuitsVis) above the same text as a picture: red above zero, blue below.
+
+    Args:
+        strings: the pieces of text.
+        values: one number a piece.
+        signed: zero is white; default: where both signs occur.
+        name: of the view on its page, where two would be alike.
+        words: `title` and `alt` (both needed) and `caption`.
+    """
     values = _token_values(strings, values)
     cmap, norm = _shades(values, signed)
     data = {
@@ -149,14 +142,4 @@ def tokens_view(
         "positiveColor": matplotlib.colors.to_hex(cmap(0.9)),
         "negativeColor": matplotlib.colors.to_hex(cmap(0.1)),
     }
-    return _view("ColoredTokens", data, strings, name, _token_picture(strings, values, signed, words))
-
-
-def circuitsvis_script() -> str:
-    """The CircuitsVis library as one script element, for the head of a page that must work offline (1.3 MB)."""
-    import circuitsvis
-
-    library = (Path(circuitsvis.__file__).parent / "dist" / "cdn" / "iife.js").read_text(encoding="utf-8")
-    library = re.sub(r"</(script)", r"<\\/\1", library, flags=re.IGNORECASE)
-    library = re.sub(r"//# sourceMappingURL=\S+", "", library)
-    return f"<script>{library}\nglobalThis.CircuitsVis = CircuitsVis;</script>"
+    return interactive("ColoredTokens", data, strings, name, _token_picture(strings, values, signed, words))

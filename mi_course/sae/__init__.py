@@ -1,19 +1,25 @@
-"""Sparse autoencoders: dictionaries, their losses and steps, training, measures, SAELens' format, pages of features."""
+"""Sparse autoencoders: dictionaries, their losses and steps, training, measures, SAELens' format, pages of features.
+
+>>> import torch
+>>> from mi_course import sae
+>>> dictionary = sae.SparseAutoencoder(sae.SaeConfig(d_in=8, d_sae=32, kind="topk", k=4))
+>>> x = torch.randn(100, 8)
+>>> f = dictionary.encode(x)
+>>> list(f.shape), sae.l0(f) <= 4, 0 < sae.fvu(x, dictionary.decode(f))
+([100, 32], True, True)
+"""
 
 from mi_course.sae.dictionary import (
-    KINDS,
-    UNIT_DECODER,
     WHILE_TRAINING,
-    Jump,
     SaeConfig,
     SparseAutoencoder,
-    Step,
+    as_rows,
     check_activations,
     geometric_median,
-    keep_top,
 )
-from mi_course.sae.losses import auxiliary_loss, fast_loss, loss, projected
-from mi_course.sae.measures import dead_share, density, fvu, l0, loss_recovered, splice
+from mi_course.sae.kinds import KINDS, UNIT_DECODER, Jump, Step, auxiliary_loss, keep_top
+from mi_course.sae.losses import fast_loss, loss, projected
+from mi_course.sae.measures import dead_share, density, fvu, l0, loss_recovered, splice, unexplained
 from mi_course.sae.pages import (
     BARE,
     FIND,

@@ -127,7 +127,7 @@ def varying(html: str) -> str:
 
 
 def number(value: float | int, digits: int = 3) -> str:
-    return f'<span class="mi-n">{plots._number(value, digits)}</span>'
+    return f'<span class="mi-n">{plots.rounded(value, digits)}</span>'
 
 
 def header(rec: Recording, feature: int, script: str | None, facts: dict[str, float]) -> str:

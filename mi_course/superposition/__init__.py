@@ -1,4 +1,11 @@
-"""Toy models of superposition: features, models, closed forms, geometry."""
+"""Toy models of superposition: features, models, closed forms, geometry.
+
+>>> import torch
+>>> from mi_course import superposition
+>>> pentagon = superposition.polytope("pentagon")  # five directions in two dimensions
+>>> superposition.feature_dimensionality(pentagon).round(decimals=2)  # 2/5 each
+tensor([0.4000, 0.4000, 0.4000, 0.4000, 0.4000], dtype=torch.float64)
+"""
 
 from mi_course.superposition.closed_forms import antipodal_loss, crossover, ignored_loss
 from mi_course.superposition.features import Features, Quadrature, importances

@@ -1,0 +1,127 @@
+"""Tokenizers: trained here, shipped, or handed in, and how they read letters they do not know."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
+
+from mi_course.corpora.corpus import END_OF_TEXT
+from mi_course.corpora.reading import Notes, count, some
+from mi_course.errors import CourseError, kind_of, nearest
+from mi_course.files import data_dir
+
+UNKNOWN = "<|unknown|>"  # a letter that the vocabulary has not
+ENDS = (END_OF_TEXT, "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "<|eot_id|>", "[SEP]")
+
+
+def train_tokenizer(texts: Iterable[str], vocab: int, keep: str = "") -> Tokenizer:
+    """Byte-pair encoding of printable ASCII, newline and what is in `keep`; a tab becomes four spaces, the rest `?`.
+
+    No initial byte alphabet is added: every token of the vocabulary was seen, so none has an untrained embedding.
+
+    Args:
+        texts: what it is trained on.
+        vocab: tokens; at least one for each letter.
+        keep: letters beyond printable ASCII to keep; others become `?`.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    foreign = Regex(rf"[^\x20-\x7E\n{keep}]")
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Replace("\t", "    "), normalizers.Replace(foreign, "?")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab, special_tokens=[END_OF_TEXT], initial_alphabet=[], show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def shipped_tokenizer(name: str) -> Tokenizer:
+    """A tokenizer of `data/tokenizers/` by name, e.g. `python-512`."""
+    folder = data_dir() / "tokenizers"
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        known = sorted(p.stem for p in folder.glob("*.json"))
+        raise CourseError(
+            f"There is no tokenizer {name!r}; shipped are {', '.join(known)}.{nearest(name, known)}"
+        )
+    return Tokenizer.from_file(str(path))
+
+
+def handed_in(given: Any, end: str | None = None) -> tuple[Tokenizer, int]:
+    """A tokenizer of `tokenizers` or `transformers`, a copy that neither pads nor cuts, and its end-of-text id."""
+    inner = getattr(given, "backend_tokenizer", given)
+    if not isinstance(inner, Tokenizer):
+        raise CourseError(
+            f"A tokenizer comes from `tokenizers`, or as a fast one from `transformers`; this is {kind_of(given)}."
+        )
+    tokenizer = Tokenizer.from_str(inner.to_str())
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    names = [end] if end is not None else [getattr(given, "eos_token", None), *ENDS]
+    found = (tokenizer.token_to_id(str(name)) for name in names if name is not None)
+    number = next((i for i in found if i is not None), None)
+    if number is None:
+        what = f"has no token {end!r}" if end is not None else "has no end-of-text token by a usual name"
+        raise CourseError(f"This tokenizer {what}: name the one that is to stand between files, end='…'.")
+    return tokenizer, number
+
+
+def with_unknown(tokenizer: Tokenizer, texts: Iterable[str]) -> Tokenizer:
+    """The same tokens and, where letters of the texts would vanish, one more at the end that stands for them."""
+    if all(letter == "\t" or read_as(tokenizer, letter) for letter in letters(texts)):
+        return tokenizer
+    written = json.loads(tokenizer.to_str())
+    number = tokenizer.get_vocab_size()
+    written["model"] |= {"unk_token": UNKNOWN, "vocab": written["model"]["vocab"] | {UNKNOWN: number}}
+    written["added_tokens"].append(written["added_tokens"][0] | {"id": number, "content": UNKNOWN})
+    return Tokenizer.from_str(json.dumps(written))
+
+
+def letters(texts: Iterable[str]) -> Counter:
+    """How often each letter occurs."""
+    total: Counter = Counter()
+    for text in texts:
+        total.update(text)
+    return total
+
+
+def read_as(tokenizer: Tokenizer, letter: str) -> str:
+    """What is left of one letter after a way there and back."""
+    ids = tokenizer.encode(letter, add_special_tokens=False).ids
+    return tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def altered_letters(tokenizer: Tokenizer, texts: Iterable[str]) -> Notes:
+    """Which letters come back as something else, and how often they occur."""
+    turned: dict[str, Counter] = {}
+    for letter, n in letters(texts).items():
+        back = letter if letter.isspace() else read_as(tokenizer, letter)
+        if back.strip() != letter.strip() and not (len(back) > 1 and letter in back):
+            turned.setdefault(back.strip(), Counter())[letter] = n
+    return [
+        f"{count(sum(found.values()), 'letter')} read as {back or 'nothing'} ({some(x for x, _ in found.most_common())})"
+        for back, found in turned.items()
+    ]
+
+
+def joined(tokenizer: Tokenizer, texts: list[str], end: int = 0) -> Int[Tensor, "tokens"]:
+    """Token ids of the texts, one after the other, the end-of-text token behind each and nowhere else.
+
+    A special token's name inside a text is text: it is spelt out.
+    """
+    before, tokenizer.encode_special_tokens = tokenizer.encode_special_tokens, True
+    try:
+        encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+    finally:
+        tokenizer.encode_special_tokens = before
+    return torch.cat([torch.tensor([*encoding.ids, end], dtype=torch.int32) for encoding in encodings]).long()

@@ -1,0 +1,77 @@
+"""The two runs that are compared: which are taken, and which of them is the host."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from mi_course.errors import CourseError
+from mi_course.patching.layout import layout_of
+from mi_course.patching.nodes import chosen
+from mi_course.patching.runs import Run, readable, record, recorded_with
+
+DIRECTIONS = ("denoising", "noising")
+
+
+class Pair:
+    """A clean and a corrupted run of the same prompts' shape and padding."""
+
+    def __init__(self, model, clean: Tensor | Run, corrupted: Tensor | Run, attention_mask, check: bool):
+        check_pair(clean, corrupted)
+        if not isinstance(clean, Run):
+            clean = record(model, clean, attention_mask=attention_mask, check=check)
+        elif attention_mask is not None:
+            raise CourseError("A recorded run knows its padding: give attention_mask= to record().")
+        self.clean, self.engine = clean, clean.engine
+        if isinstance(corrupted, Run):
+            mask, same = (
+                corrupted.mask,
+                torch.equal(corrupted.acts["resid_pre", 0], clean.acts["resid_pre", 0]),
+            )
+        else:
+            corrupted = readable(model, corrupted)
+            mask = layout_of(model, corrupted, attention_mask).mask
+            same = clean.embed is None and torch.equal(corrupted, clean.tokens)
+        if same:
+            raise CourseError("clean and corrupted are the same prompts: there is nothing to patch.")
+        if (mask is None) != (clean.mask is None) or not (mask is None or torch.equal(mask, clean.mask)):
+            raise CourseError(
+                "clean and corrupted are padded differently: patching puts position on position."
+            )
+        self.given = corrupted
+
+    @cached_property
+    def corrupted(self) -> Run:
+        """The corrupted run, recorded when it is first needed: attribution records it together with its gradient."""
+        return self.given if isinstance(self.given, Run) else recorded_with(self.engine, self.given, self.clean.layout)  # fmt: skip
+
+    @property
+    def unrecorded(self) -> bool:
+        """Whether the corrupted run still is tokens alone."""
+        return not isinstance(self.given, Run) and "corrupted" not in vars(self)
+
+    def sides(self, direction: str, source: Run | None) -> tuple[Run, Run]:
+        """Host and source."""
+        chosen("direction", direction, DIRECTIONS)
+        host, other = (self.clean, self.corrupted) if direction == "noising" else (self.corrupted, self.clean)
+        source = other if source is None else source
+        if source.tokens.shape != host.tokens.shape:
+            raise CourseError(
+                f"The source has prompts {list(source.tokens.shape)}, the patched run {list(host.tokens.shape)}."
+            )
+        return host, source
+
+
+def check_pair(clean: Tensor | Run, corrupted: Tensor | Run) -> None:
+    """Refuse runs that cannot be put onto each other."""
+    shapes = [list((run.tokens if isinstance(run, Run) else run).shape) for run in (clean, corrupted)]
+    if shapes[0] != shapes[1]:
+        raise CourseError(
+            f"clean is {shapes[0]} and corrupted {shapes[1]}: patching puts position on position, so both need "
+            "the same prompts in the same number of tokens."
+        )
+    for name, run in (("clean", clean), ("corrupted", corrupted)):
+        if isinstance(run, Run) and run.made:
+            raise CourseError(f"{name} is a {run.made} run, which no forward gave: pass it as source=.")

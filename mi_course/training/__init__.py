@@ -1,0 +1,16 @@
+"""The one training loop: how to train, the loop, its optimisers, what happened, and the file to go on from.
+
+>>> from mi_course import corpora, models, training
+>>> model = models.TinyTransformer(models.TinyConfig(n_layers=1, d_vocab=24))
+>>> history = training.fit(model, lambda step: corpora.repeated_tokens(24, batch=8, period=5, seed=step),
+...                        training.TrainConfig(steps=3), progress=False)
+>>> len(history.loss)
+3
+"""
+
+from mi_course.training.checkpoints import Checkpoint, resume, save_state
+from mi_course.training.config import OPTIMIZERS, TrainConfig
+from mi_course.training.history import History, TrainingDiverged
+from mi_course.training.loop import Callback, Evaluation, Run, Snapshots, as_batch, fit
+from mi_course.training.optimizers import Muon, as_matrix, by_rate, from_matrix, optimizers, orthogonalised
+from mi_course.training.watching import between_steps, in_a_log, progress_bar, quiet, say

@@ -1,0 +1,61 @@
+"""Files are written whole or not at all, text and bytes alike, and a pair of weights and card stays a pair."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from mi_course import files
+from mi_course.errors import CourseError
+
+
+def test_text_and_bytes_are_written_as_they_are(tmp_path):
+    assert files.write(tmp_path / "new" / "a.txt", "é\n✔\n").read_bytes() == "é\n✔\n".encode()
+    assert files.write(str(tmp_path / "b.bin"), b"\x00\r\n").read_bytes() == b"\x00\r\n"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.txt", "b.bin", "new"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_what_fails_leaves_the_old_files(tmp_path, monkeypatch, step):
+    first, second = tmp_path / "first", tmp_path / "second"
+    files.write_atomically({first: "old", second: "old"})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    with pytest.raises(CourseError, match="No space left on device.*untouched"):
+        files.write_atomically({first: "new", second: b"new"})
+    assert first.read_text() == second.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+
+
+def test_a_file_where_a_folder_should_be_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CourseError, match="file.inside could not be written"):
+        files.write(tmp_path / "file" / "inside", "text")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_pair_is_read_back_and_its_card_can_say_more(tmp_path):
+    path = files.save_checked(tmp_path / "pair", {"W": torch.eye(3).T}, seed=1, what="λ")
+    files.add_to_card(path, minutes=2.5)
+    tensors, card = files.read_checked(tmp_path / "pair.json")
+    assert torch.equal(tensors["W"], torch.eye(3))
+    assert (card["seed"], card["what"], card["minutes"]) == (1, "λ", 2.5)
+    assert "λ" in (text := path.with_suffix(".json").read_text(encoding="utf-8")) and text.endswith("}\n")
+    assert json.loads(text) == card
+
+
+@pytest.mark.parametrize("name", ["a/b", "a/b.json", "a/b.safetensors"])
+def test_three_names_of_one_pair(name):
+    assert files.with_suffix(name, ".json").as_posix() == "a/b.json"
+
+
+def test_what_is_shipped_is_known_by_name():
+    assert "induction-2l" in files.checkpoint_names() and "sae-512-l3" in files.checkpoint_names("sae")
+    assert files.minutes_of("induction-2l") > 0 and files.minutes_of("nothing") != files.minutes_of("nothing")
+    assert files.shipped_path("induction-2l") == files.checkpoints() / "induction-2l.json"
+    with pytest.raises(CourseError, match="no autoencoder 'sae-512'.*Did you mean"):
+        files.shipped_path("sae-512", "sae")

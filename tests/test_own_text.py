@@ -1,0 +1,246 @@
+"""Text of one's own: whatever line ends, encodings, folders and tokenizers it comes with, and what is said of it."""
+
+import builtins
+import os
+import sys
+import sysconfig
+import zipfile
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+from mi_course import corpora
+from mi_course.corpora.corpus import END_OF_TEXT
+from mi_course.errors import CourseError
+
+LINES = "the cat sat on the mat\nand the dog met a cat?\n"
+
+
+def folder_of(root, **files: bytes):
+    for i in range(30):
+        (root / f"{i:02}.txt").write_bytes((LINES * (20 + i)).encode())
+    for name, blob in files.items():
+        path = root / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(blob)
+    return root
+
+
+def whole(corpus) -> str:
+    return corpus.decode(corpus.train) + corpus.decode(corpus.held_out)
+
+
+def test_plain_text_is_changed_in_nothing(tmp_path):
+    corpus = corpora.from_folder(folder_of(tmp_path), vocab=60)
+    assert corpus.notes == () and "; changed" not in repr(corpus) and corpus.end == 0
+
+
+# --- line ends, marks and encodings ----------------------------------------------------------------
+
+BLOBS = {
+    "CRLF": (lambda t: t.replace("\n", "\r\n").encode(), "line ends normalised"),
+    "CR": (lambda t: t.replace("\n", "\r").encode(), "line ends normalised"),
+    "UTF-8 with a mark": (lambda t: t.encode("utf-8-sig"), None),
+    "UTF-16": (lambda t: t.encode("utf-16"), "z.txt: utf-16"),
+    "UTF-16 big end first": (lambda t: b"\xfe\xff" + t.encode("utf-16-be"), "z.txt: utf-16"),
+    "UTF-32": (lambda t: t.encode("utf-32"), "z.txt: utf-32"),
+    "Windows": (lambda t: t.encode("cp1252"), "1 file in another encoding (z.txt: cp1252)"),
+}
+
+
+@pytest.mark.parametrize("how", BLOBS)
+def test_line_ends_and_encodings(tmp_path, how):
+    text = LINES * 7 + "a café in Genève\n"
+    blob, said = BLOBS[how]
+    corpus = corpora.from_folder(folder_of(tmp_path, z_dot_txt=blob(text)), vocab=80, keep="éè")
+    assert text in whole(corpus) and "\r" not in whole(corpus) and "\ufeff" not in whole(corpus)
+    assert (said is None and not corpus.notes) or any(said in note for note in corpus.notes), corpus.notes
+    assert ("changed: " in repr(corpus)) == bool(corpus.notes)
+
+
+def test_texts_handed_in_get_the_same_care():
+    texts = {f"{i}": LINES.replace("\n", "\r\n") * (i + 1) for i in range(9)} | {
+        "mark": "\ufeff" + LINES * 20
+    }
+    corpus = corpora.from_texts("mine", texts, 60)
+    assert "\r" not in whole(corpus) and "\ufeff" not in whole(corpus)
+    assert corpus.notes == ("90 line ends normalised", "1 byte-order mark removed")
+
+
+# --- letters and the separator ---------------------------------------------------------------------
+
+
+def test_letters_that_vanish_become_a_visible_token():
+    texts = {f"{i}": "the cat sat on the mat\n" * (i + 5) for i in range(40)}
+    seen = corpora.from_texts("mine", texts, 40)
+    held = next(name for name in texts if corpora.is_held_out(name))
+    new = corpora.from_texts("mine", texts | {held: texts[held] + "ZOO\n"}, 40)
+    assert new.d_vocab == seen.d_vocab + 1 and new.vocabulary[-1] == corpora.UNKNOWN
+    assert new.vocabulary[:-1] == seen.vocabulary, "all other tokens keep their numbers"
+    assert f"3 letters read as {corpora.UNKNOWN} (O, Z)" in new.notes
+    assert int((new.held_out == new.d_vocab - 1).sum()) == 3
+    with pytest.raises(CourseError, match="No letter of 'ZOO'"):
+        seen.encode("ZOO")
+
+
+def test_letters_beyond_ascii_are_counted_or_kept(tmp_path):
+    root = folder_of(tmp_path, z_dot_txt="ein größerer Bär?\n".encode() * 50)
+    assert "150 letters read as ? (ö, ß, ä)" in corpora.from_folder(root, vocab=80).notes
+    kept = corpora.from_folder(root, vocab=120, keep="öäß")
+    assert kept.notes == () and "größerer" in whole(kept)
+
+
+@pytest.mark.parametrize("where", ["trained", "shipped"])
+def test_the_separator_inside_a_text_is_text(where):
+    texts = {f"{i}": LINES * (i + 5) for i in range(20)} | {
+        "0": f"a file ends with {END_OF_TEXT}, they say\n" * 9
+    }
+    tokenizer = 90 if where == "trained" else corpora.shipped_tokenizer("python-512")
+    corpus = corpora.from_texts("mine", texts, tokenizer)
+    ends = int((corpus.train == 0).sum() + (corpus.held_out == 0).sum())
+    assert ends == 20 == sum(corpus.n_files), "one behind each file"
+    assert f"{END_OF_TEXT} spelt out where it is text (9 times)" in corpus.notes
+    assert f"ends with {END_OF_TEXT}, they" in whole(corpus)
+    assert corpus.encode(END_OF_TEXT).tolist() == [0], "asked for by name it is the separator"
+
+
+# --- which files -----------------------------------------------------------------------------------
+
+
+def test_hidden_folders_and_duplicates_are_left_out_and_named(tmp_path):
+    root = folder_of(
+        tmp_path, _dot_git__HEAD=b"ref: refs/heads/main\n", sub___dot_ipynb_checkpoints__a_dot_txt=b"old\n",
+        sub__copy_dot_txt=(LINES * 20).encode(), sub__windows_dot_txt=(LINES * 21).replace("\n", "\r\n").encode(),
+    )  # fmt: skip
+    corpus = corpora.from_folder(root, vocab=60)
+    assert sum(corpus.n_files) == 30
+    assert "hidden folders left out (.git, .ipynb_checkpoints)" in corpus.notes
+    assert "2 duplicates left out (sub/copy.txt = 00.txt, sub/windows.txt = 01.txt)" in corpus.notes
+    assert not set(corpora.files_below(root)) & {".git/HEAD", "sub/.ipynb_checkpoints/a.txt"}
+
+
+def test_a_hidden_folder_itself_may_be_read(tmp_path):
+    (tmp_path / ".mine").mkdir()
+    assert sum(corpora.from_folder(folder_of(tmp_path / ".mine"), vocab=60).n_files) == 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+def test_a_name_that_is_not_utf8(tmp_path):
+    folder_of(tmp_path)
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.txt", "w") as file:
+        file.write(LINES * 99)
+    corpus = corpora.from_folder(tmp_path, vocab=60)
+    assert sum(corpus.n_files) == 31 and r"caf\xe9.txt" in corpora.files_below(tmp_path)
+    assert corpora.is_held_out("caf\udce9") in (True, False)
+
+
+def test_the_folder_one_stands_in_has_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(folder_of(tmp_path))
+    assert corpora.from_folder(".", vocab=60).name == tmp_path.name
+
+
+# --- tokenizers handed in --------------------------------------------------------------------------
+
+
+def gpt2_like(end: str | None = "<|endoftext|>") -> Tokenizer:
+    """Bytes as tokens, `!` first, an end of text in the last place, and a post-processor that puts <s> in front."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {letter: i for i, letter in enumerate(alphabet)} | {"<s>": 256}
+    assert vocab["!"] == 0
+    tokenizer = Tokenizer(models.BPE(vocab, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<s>"] + ([end] if end else []))
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 256)])
+    tokenizer.enable_padding(length=500)
+    tokenizer.enable_truncation(6)
+    return tokenizer
+
+
+def as_transformers() -> object:
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=gpt2_like("<|stop|>"), eos_token="<|stop|>", bos_token="<s>"
+    )
+
+
+GIVEN = {"tokenizers": gpt2_like, "transformers": as_transformers}
+
+
+@pytest.mark.parametrize("source", GIVEN)
+def test_a_tokenizer_handed_in(source):
+    given = GIVEN[source]()
+    texts = {f"{i}": LINES.replace("\n", "!\n") * (i + 1) for i in range(20)}
+    corpus = corpora.from_texts("mine", texts, given)
+    assert corpus.end == 257 and int((corpus.train == 257).sum()) == corpus.n_files[0]
+    assert int((corpus.train == 256).sum()) == 0, "no <s> in the text"
+    assert int((corpus.train == 0).sum()) > 19, "and every ! is one"
+    assert corpus.decode(corpus.encode("so!")) == "so!" and len(corpus.encode("so it goes on")) == 13
+    assert corpus.encode("so!", special=True).tolist()[0] == 256
+    inner = getattr(given, "backend_tokenizer", given)
+    assert inner.truncation is not None, "the one handed in is left as it was"
+    assert len(corpus.vocabulary) >= 258
+
+
+def test_tokenizers_that_cannot_be_used():
+    texts = {f"{i}": LINES * (i + 1) for i in range(20)}
+    with pytest.raises(CourseError, match="no end-of-text token by a usual name: .*end='…'"):
+        corpora.from_texts("mine", texts, gpt2_like(None))
+    assert corpora.from_texts("mine", texts, gpt2_like(None), end="<s>").end == 256
+    with pytest.raises(CourseError, match="no token '<nope>'"):
+        corpora.from_texts("mine", texts, gpt2_like(), end="<nope>")
+    for wrong in ("gpt2", str.split, None):
+        with pytest.raises(CourseError, match="comes from `tokenizers`"):
+            corpora.from_texts("mine", texts, wrong)
+
+
+def test_bytes_of_tokens_of_any_vocabulary():
+    tokenizer = Tokenizer(models.WordLevel({"<0xE2>": 0, "▁cat": 1, "</s>": 2}, unk_token="▁cat"))
+    texts = {f"{i}": LINES * (i + 1) for i in range(20)}
+    corpus = corpora.from_texts("mine", texts, tokenizer)
+    assert corpus.token_bytes(0) == b"\xe2" and corpus.token_bytes(1) == "▁cat".encode()
+
+
+# --- interpreters that lack something --------------------------------------------------------------
+
+
+def test_no_documentation_topics(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *given, **how):
+        if name.startswith("pydoc_data"):
+            raise ImportError(name)
+        return real(name, *given, **how)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.warns(UserWarning, match="without pydoc_data"):
+        texts = corpora.standard_library()
+    assert "argparse.py" in texts and not any(name.startswith("topics/") for name in texts)
+
+
+def test_a_library_in_a_zip_file(tmp_path, monkeypatch):
+    archive = tmp_path / "python.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("heapq.py", "import a\r\nimport b\r\n")
+        file.writestr("test/x.py", "left out")
+        file.writestr("json/__init__.py", "import c\n")
+        file.writestr("os.pyc", b"\0")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "nowhere"))
+    monkeypatch.setattr(sys, "path", [str(archive), *sys.path])
+    texts = corpora.standard_library()
+    assert texts["heapq.py"] == "import a\nimport b\n" and "json/__init__.py" in texts
+    assert [name for name in texts if not name.startswith("topics/")] == ["heapq.py", "json/__init__.py"]
+
+
+def test_no_sources_at_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(sys, "path", [name for name in sys.path if not name.endswith(".zip")])
+    with pytest.raises(CourseError, match="without the sources of its library.*from_folder"):
+        corpora.standard_library()
+
+
+def test_tokens_are_long():
+    texts = {f"{i}": LINES * (i + 1) for i in range(20)}
+    assert corpora.from_texts("mine", texts, 40).train.dtype == torch.long
