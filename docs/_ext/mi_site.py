@@ -29,8 +29,6 @@ READ = {"P": "the paper", "S": "a secondary text", "D": "our derivation"}  # leg
 UNTOUCHED = (nodes.literal, nodes.literal_block, nodes.reference, nodes.title, nodes.raw, nodes.term)
 UNTOUCHED += (nodes.math, nodes.math_block, addnodes.pending_xref, addnodes.desc_signature)
 
-# --- the sources -----------------------------------------------------------------------------------
-
 
 def stage(app: Sphinx, config) -> None:
     """Write every source under `app.srcdir`; what did not change keeps its date, and Sphinx passes over it."""
@@ -87,10 +85,11 @@ def shown(nb: nbformat.NotebookNode, number: str) -> nbformat.NotebookNode:
             cells.append(new_markdown_cell("".join(f"({id.lower()}-in-{number})=\n" for id in settled)))
         cells += with_folded_solution(cell)
         if settled:
-            ways = ", ".join(f"[{id}](#{id.lower()})" for id in settled)
-            cells.append(
-                new_markdown_cell(f"Among the claims of {claims.claim_of(settled[0]).paper.cite()}: {ways}.")
+            ways, paper = (
+                ", ".join(f"[{id}](#{id.lower()})" for id in settled),
+                claims.claim_of(settled[0]).paper,
             )
+            cells.append(new_markdown_cell(f"Among the claims of {paper.cite()}: {ways}."))
     nb.cells = cells
     return nb
 
@@ -124,19 +123,13 @@ def in_table(of: re.Match) -> str:
 def from_templates(docs: Path, notebooks: dict, board: claims.Scoreboard, alts: dict) -> dict[str, str]:
     """The front page, the claims by paper, what is often said, and a page for each module, from docs/_pages."""
     loader, by_paper, modules = jinja2.FileSystemLoader(docs / "_pages"), {}, site.public()
-    env = jinja2.Environment(
-        loader=loader, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
+    strict = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    env = jinja2.Environment(loader=loader, **strict)
     env.tests["has"] = lambda many, one: one in many
     env.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")
     for claim in sorted(claims.ledger().values(), key=lambda claim: (claim.paper.year, claim.paper.key)):
         by_paper.setdefault(claim.paper.key, []).append(claim)
-    words = {
-        "notebooks": notebooks,
-        "names": {name[:2]: name for name in notebooks},
-        "alts": alts,
-        "board": board,
-    }
+    words = {"notebooks": notebooks, "names": {n[:2]: n for n in notebooks}, "alts": alts, "board": board}
     words |= {"rows": {(row.claim.id, row.notebook): row for row in board.rows}, "read": READ, "site": site}
     words |= {"settled": len({row.claim.id for row in board.rows}), "papers": by_paper, "claims": claims}
     words |= {"shown": shown_value, "modules": modules, "place": places.settings()["tool"]["mi-course"]}
@@ -151,9 +144,6 @@ def from_templates(docs: Path, notebooks: dict, board: claims.Scoreboard, alts: 
     made |= {f"claims/{key}.md": make("paper", group=group) for key, group in by_paper.items()}
     made |= {f"docs/api/{name}.md": make("module", name=name, **about) for name, about in modules.items()}
     return made
-
-
-# --- words that lead somewhere ---------------------------------------------------------------------
 
 
 class Words(SphinxTransform):
@@ -223,9 +213,6 @@ def as_rst(app: Sphinx, what: str, name: str, thing, options, lines: list[str]) 
     for i, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
             lines[i] = "".join(p if k % 2 else outside(p) for k, p in enumerate(re.split("(`[^`]*`)", line)))
-
-
-# --- beside the pages ------------------------------------------------------------------------------
 
 
 def views(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:

@@ -4,7 +4,7 @@ if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = f
 
 // What scrolls sideways can be reached by keyboard.
 function reachable() {
-  const wide = "pre, .pst-scrollable-table-container, div.output, div.text_html, mjx-container, [style*='overflow-x']";
+  const wide = "pre, .scroll, .pst-scrollable-table-container, div.output, div.text_html, mjx-container, [style*='overflow-x']";
   for (const box of document.querySelectorAll(wide)) {
     const scrolls = box.scrollWidth > box.clientWidth + 1;
     if (scrolls && !box.hasAttribute("tabindex")) { box.tabIndex = 0; box.dataset.scrolls = ""; }
@@ -26,6 +26,10 @@ function mend(view) {
 addEventListener("DOMContentLoaded", () => {
   for (const fold of document.querySelectorAll("nav.bd-links summary")) // the theme's arrows have no words
     fold.setAttribute("aria-label", "Pages of " + (fold.closest("li").querySelector("a")?.textContent.trim() ?? "this chapter"));
+  for (const list of document.querySelectorAll("dt.sig dl")) { // a signature's lines: a list of items, and no definitions
+    list.setAttribute("role", "list");
+    for (const item of list.children) item.setAttribute("role", "listitem");
+  }
 });
 addEventListener("load", () => {
   for (const view of document.querySelectorAll("[data-seen]")) {
