@@ -244,7 +244,9 @@ def with_another_share(*given):
 
 
 def gap_of_all(patched, corrupted, clean, draws, level):
-    return interval(patched, corrupted.mean().expand_as(patched), clean.mean().expand_as(patched), draws, level)
+    return interval(
+        patched, corrupted.mean().expand_as(patched), clean.mean().expand_as(patched), draws, level
+    )
 
 
 def total(host, patched, pattern, W_OV, W_U, head):

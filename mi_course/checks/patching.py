@@ -649,7 +649,9 @@ def check_effect_interval(function: object) -> None:
 
     def pair(found):
         if not is_number(found):
-            raise CheckFailed("interval of an effect: two numbers are wanted, the lower end and the upper one.")
+            raise CheckFailed(
+                "interval of an effect: two numbers are wanted, the lower end and the upper one."
+            )
         return as_tensor(found)
 
     normal = lambda e, level: torch.special.ndtri(torch.tensor((1 + level) / 2, dtype=e.dtype)) * e.std()

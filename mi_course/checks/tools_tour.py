@@ -294,7 +294,9 @@ def inside(name: str, function: Callable, model, at: str, act: Callable) -> bool
 def streams(batch: int, pos: int, giants: dict[tuple[int, int], float | int], seed: int) -> Tensor:
     """Streams of ordinary length but for the giants, {(row, position): times as long}; rows differ in scale."""
     stream = random(batch, pos, 6, seed=seed)
-    stream = stream / stream.norm(dim=-1, keepdim=True) * (1 + 0.3 * random(batch, pos, 1, seed=seed + 1).tanh())
+    stream = (
+        stream / stream.norm(dim=-1, keepdim=True) * (1 + 0.3 * random(batch, pos, 1, seed=seed + 1).tanh())
+    )
     for place, times in giants.items():
         stream[place] *= times
     return stream * 40.0 ** torch.arange(batch)[:, None, None]
@@ -310,7 +312,10 @@ def check_usable(function: object) -> None:
         (streams(3, 7, {(0, 0): 200, (1, 0): 150, (1, 2): 90, (2, 5): 30}, seed=1), 10.0),
         (streams(2, 9, {(0, 4): 12, (1, 0): 300}, seed=2), 4.0),
         (streams(4, 6, {(3, 3): 1000, (3, 0): 8, (1, 1): 3.2}, seed=3), 5.0),  # three rows have no giant
-        (torch.eye(5)[None] * torch.tensor([1.0, 2.0, 3.0, 4.0, 9.0])[:, None], 3.0),  # one stands right at the bar
+        (
+            torch.eye(5)[None] * torch.tensor([1.0, 2.0, 3.0, 4.0, 9.0])[:, None],
+            3.0,
+        ),  # one stands right at the bar
     ]
     length = lambda stream: stream.norm(dim=-1)
     middle = lambda norm: norm.median(dim=1, keepdim=True).values
