@@ -62,15 +62,19 @@ def to_repository(name: str, pages: set[str], to: re.Match) -> str:
     if not there.exists() or not there.is_relative_to(root) or there.relative_to(root).as_posix() in pages:
         return to[0]
     kind = "tree" if there.is_dir() else "blob"
-    place = places.settings()["tool"]["mi-course"]
-    github = "https://github.com/{owner}/{repo}/{kind}/{branch}".format(kind=kind, **place)
+    github = "https://github.com/{owner}/{repo}/{kind}/{branch}".format(
+        kind=kind, **places.settings()["tool"]["mi-course"]
+    )
     return f"{to[1]}{github}/{there.relative_to(root).as_posix()}{to[3]}"
 
 
 def shown(nb: nbformat.NotebookNode, number: str) -> nbformat.NotebookNode:
     """A notebook as its page shows it: solutions folded, claims linked from the cells that settle them, no set-up."""
-    nb, cells, titled = nbformat.from_dict(nb), [], False
-    nb.metadata["language_info"] = {"name": "python"}
+    nb, cells, titled = (
+        nbformat.from_dict({**nb, "metadata": {"language_info": {"name": "python"}}}),
+        [],
+        False,
+    )
     for cell in nb.cells:
         if cell.cell_type == "markdown":
             source = BADGE.sub("", cell.source)
@@ -134,13 +138,12 @@ def from_templates(docs: Path, notebooks: dict, board: claims.Scoreboard, alts: 
     words |= {"settled": len({row.claim.id for row in board.rows}), "papers": by_paper, "claims": claims}
     words |= {"shown": shown_value, "modules": modules, "place": places.settings()["tool"]["mi-course"]}
     make = lambda page, **more: env.get_template(f"{page}.md").render(words | more)
-    whole = {
-        "index": "index",
-        "claims/index": "claims",
-        "claims/corrections": "corrections",
-        "docs/api/index": "modules",
+    made = {
+        "index.md": make("index"),
+        "docs/api/index.md": make("modules"),
+        "claims/index.md": make("claims"),
     }
-    made = {f"{to}.md": make(page) for to, page in whole.items()}
+    made |= {"claims/corrections.md": make("corrections")}
     made |= {f"claims/{key}.md": make("paper", group=group) for key, group in by_paper.items()}
     made |= {f"docs/api/{name}.md": make("module", name=name, **about) for name, about in modules.items()}
     return made
