@@ -62,19 +62,15 @@ def to_repository(name: str, pages: set[str], to: re.Match) -> str:
     if not there.exists() or not there.is_relative_to(root) or there.relative_to(root).as_posix() in pages:
         return to[0]
     kind = "tree" if there.is_dir() else "blob"
-    github = "https://github.com/{owner}/{repo}/{kind}/{branch}".format(
-        kind=kind, **places.settings()["tool"]["mi-course"]
-    )
+    place = places.settings()["tool"]["mi-course"]
+    github = "https://github.com/{owner}/{repo}/{kind}/{branch}".format(kind=kind, **place)
     return f"{to[1]}{github}/{there.relative_to(root).as_posix()}{to[3]}"
 
 
 def shown(nb: nbformat.NotebookNode, number: str) -> nbformat.NotebookNode:
     """A notebook as its page shows it: solutions folded, claims linked from the cells that settle them, no set-up."""
-    nb, cells, titled = (
-        nbformat.from_dict({**nb, "metadata": {"language_info": {"name": "python"}}}),
-        [],
-        False,
-    )
+    nb, cells, titled = nbformat.from_dict(nb), [], False
+    nb.metadata["language_info"] = {"name": "python"}
     for cell in nb.cells:
         if cell.cell_type == "markdown":
             source = BADGE.sub("", cell.source)
