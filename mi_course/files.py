@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 from pathlib import Path
-
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mi_course.errors import CourseError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def data_dir() -> Path:
@@ -52,6 +52,8 @@ def write_atomically(files: dict[Path, bytes]) -> None:
 
 def save_checked(path: str | Path, tensors: dict[str, Tensor], **card) -> Path:
     """Tensors as `path`.safetensors with a card `path`.json that carries their sha256; see `read_checked`."""
+    from safetensors.torch import save as save_safetensors  # brings torch: the ledger needs `data_dir` alone
+
     path = with_suffix(path, ".safetensors")
     blob = save_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()})
     card = {"format": FORMAT, "sha256": hashlib.sha256(blob).hexdigest(), **card}
@@ -69,6 +71,8 @@ def with_suffix(path: str | Path, suffix: str) -> Path:
 
 def read_checked(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     """Tensors and card of `path`.safetensors, after the hash of the one was found in the other."""
+    from safetensors.torch import load as load_safetensors
+
     weights, card_file = with_suffix(path, ".safetensors"), with_suffix(path, ".json")
     rebuild = f"Rebuild it with `python -m mi_course train {weights.stem}`."
     for file in (weights, card_file):

@@ -1,6 +1,7 @@
 """The ledger is whole, its verdicts follow from its bounds, and stored notebooks say what it records."""
 
 import dataclasses
+import importlib
 import json
 import re
 import subprocess
@@ -73,8 +74,10 @@ if_met = "reproduced"
 verdict = {"01" = "planned"}
 why = ""
 measure = [
-  {name = "gap", op = "<=", bound = 0.02, unit = "nats", what = "a gap"},
-  {name = "control", op = "report", what = "a control"},
+  {name = "gap", role = "effect", op = "<=", bound = 0.02, unit = "nats", what = "a gap"},
+  {name = "exact", role = "identity", op = "<=", bound = 0.1, what = "an identity"},
+  {name = "broken", role = "control", null_of = "gap", op = ">=", bound = 0.1, what = "the gap of a broken method"},
+  {name = "aside", role = "report", op = "report", what = "a number"},
 ]
 """
 
@@ -82,7 +85,13 @@ measure = [
 @pytest.fixture(autouse=True)
 def fresh_process(monkeypatch):
     """Each test settles claims as a fresh kernel would."""
-    monkeypatch.setattr(claims, "_settled", {})
+    monkeypatch.setattr("mi_course.claims.settling._settled", {})
+
+
+def rows_instead(monkeypatch, rows: dict) -> None:
+    """Let the claims be `rows` in every module that asks the ledger."""
+    for name in ("ledger", "settling", "scoreboard"):  # by name: `claims.ledger` is the function
+        monkeypatch.setattr(importlib.import_module(f"mi_course.claims.{name}"), "ledger", lambda: rows)
 
 
 @pytest.fixture
@@ -126,7 +135,7 @@ def test_every_claim_is_told_whole():
 
 
 @pytest.mark.parametrize(
-    "replacement, sentence",
+    "said",
     [
         (("notebooks =", 'colour = "red"\nnotebooks ='), "unknown key 'colour'"),
         (('where = "§1"\n', ""), "where missing"),
@@ -139,11 +148,31 @@ def test_every_claim_is_told_whole():
         (("bound = 0.02", "bound = [0, 1]"), r"bound \(0, 1\) does not fit '<='"),
         (('op = "<=", bound = 0.02', 'op = "between", bound = [1, 0]'), "does not fit 'between'"),
         (('op = "report"', 'op = "report", bound = 1'), "bound 1 does not fit 'report'"),
+        (('role = "effect", ', ""), "measure gap: role missing"),
+        (('role = "effect"', 'role = "efect"'), "measure gap: unknown role 'efect'. Did you mean 'effect'"),
+        (('role = "effect"', "role = 1"), "role must be str, not 1"),
+        (('role = "report"', 'role = "effect"'), "measure aside: effect without a bound"),
+        (('role = "control"', 'role = "report"'), "broken is a null, so its role is control, not report"),
+        (
+            ('null_of = "gap"', 'null_of = "gab"'),
+            "the null of 'gab', no effect of the row. Did you mean 'gap'",
+        ),
+        (('null_of = "gap"', 'null_of = ["gap", "aside"]'), "the null of 'aside', no effect of the row"),
+        (
+            ('if_met = "reproduced"', 'if_met = "reading"'),
+            r"in a reading \(notebook 01\) gap can only be a report",
+        ),
+        (('"01" = "planned"', '"01" = "reading"'), "gap can only be a report"),
         (('name = "gap"', 'name = "the gap"'), "cannot be a keyword"),
         (('name = "gap"', 'name = "notebook"'), "cannot be a keyword"),
-        (('name = "control"', 'name = "gap"'), "measure gap stands twice for notebook 01"),
+        (('name = "aside"', 'name = "gap"'), "measure gap stands twice for notebook 01"),
         (('name = "gap"', 'notebook = "02", name = "gap"'), "notebook 02 is not among"),
-        (('op = "<=", bound = 0.02', 'op = "report"'), "nothing decides it in notebook 01"),
+        (
+            ('role = "effect", op = "<=", bound = 0.02', 'role = "control", op = "<=", bound = 0.02'),
+            ('role = "identity"', 'role = "report"'),
+            ('null_of = "gap", ', ""),
+            "nothing decides it in notebook 01: it needs an effect or an identity",
+        ),
         (('if_met = "reproduced"', 'if_met = "proved"'), "not 'proved'"),
         (('"01" = "planned"', '"01" = "partial"'), "unknown verdict 'partial'. Did you mean 'partly'"),
         (('"01" = "planned"', '"02" = "planned"'), "exactly one word for each of its notebooks"),
@@ -151,9 +180,10 @@ def test_every_claim_is_told_whole():
         (("[paper]", "[paper"), "page.toml is not valid TOML"),
     ],
 )
-def test_a_bad_page_is_refused_in_a_sentence(page, replacement, sentence):
+def test_a_bad_page_is_refused_in_a_sentence(page, said):
+    *replacements, sentence = said
     with pytest.raises(CourseError, match=sentence) as caught:
-        ledger(page(replacement))
+        ledger(page(*replacements))
     assert "page.toml" in str(caught.value)
 
 
@@ -203,23 +233,60 @@ def test_corrections_name_known_claims(page):
     ],
 )
 def test_a_bound_divides_its_line(op, bound, inside, outside):
-    measure = claims.Measure(name="m", op=op, what="w", notebook="01", bound=bound)
+    measure = claims.Measure(name="m", role="effect", op=op, what="w", notebook="01", bound=bound)
     assert measure.met(inside) is True and measure.met(outside) is False
+    report = dataclasses.replace(measure, role="report")
+    assert report.met(inside) is None and report.shown_bound() == f"{measure.shown_bound()} (reported)"
 
 
-def test_the_verdict_follows_from_the_bounds():
-    claim = ledger()["MF-16"]
-    assert claim.judge("03", ALL_MET) == "reproduced"
-    assert claim.judge("03", {**ALL_MET, "accuracy": 0.99}) == "partly"
-    assert claim.judge("03", ALL_MISSED) == "not reproduced"
-    toy = ledger()["IH-10"]
-    assert toy.judge("03", {"prefix_score": 0.6, "partner_attention_ratio": 4.0}) == "toy analogue"
+MET = {"gap": 0.01, "exact": 0.0, "broken": 0.2, "aside": 7.0}
 
 
-def test_reported_numbers_decide_nothing():
-    values = {"composed_pattern_max_diff": 0.0, "two_back_accuracy": 1.0}
-    for control in (0.0, 1.0):
-        assert ledger()["MF-15"].judge("03", {**values, "one_head_accuracy": control}) == "reproduced"
+@pytest.mark.parametrize(
+    "changed, verdict",
+    [
+        ({}, "reproduced"),
+        ({"aside": -7.0}, "reproduced"),
+        ({"exact": 1.0}, "partly"),
+        ({"gap": 1.0}, "not reproduced"),  # controls and identities are no evidence
+        ({"broken": 0.0}, "not reproduced"),  # the effect is met, but so it is by a broken method
+        ({"gap": 1.0, "broken": 0.0, "exact": 1.0}, "not reproduced"),
+    ],
+)
+def test_the_verdict_follows_from_roles_and_bounds(page, changed, verdict):
+    claim = ledger(page())["XX-01"]
+    assert claim.judge("01", {**MET, **changed}) == verdict
+    toy = dataclasses.replace(claim, if_met="toy analogue")
+    assert toy.judge("01", {**MET, **changed}) == ("toy analogue" if verdict == "reproduced" else verdict)
+
+
+def test_one_of_two_effects_is_partly(page):
+    claim = ledger(page(('role = "identity"', 'role = "effect"')))["XX-01"]
+    assert claim.judge("01", {**MET, "exact": 1.0}) == claim.judge("01", {**MET, "gap": 1.0}) == "partly"
+    assert claim.judge("01", {**MET, "exact": 1.0, "broken": 0.0}) == "not reproduced"
+
+
+def test_identities_alone_hold_or_do_not(page):
+    claim = ledger(page(('role = "effect"', 'role = "identity"')))["XX-01"]
+    assert claim.judge("01", MET) == "reproduced"
+    assert claim.judge("01", {**MET, "exact": 1.0}) == "not reproduced"
+
+
+def test_nothing_measured_is_a_reading():
+    claim = ledger()["OP-01"]
+    for fact in (True, False):
+        assert claim.judge("13", {"shap_and_lime_in_thread_two": fact}) == "reading"
+
+
+def test_every_row_has_what_decides_it_or_is_a_reading():
+    words = {}
+    for claim in ledger().values():
+        for notebook in claim.notebooks:
+            if not claim.with_role(notebook, "effect", "identity"):
+                words[claim.id, notebook] = claim.verdict[notebook]
+    readings = {("IH-11", "03"), ("OP-01", "00"), ("TMS-22", "05")}
+    assert {row for row, word in words.items() if word == "reading"} == readings
+    assert set(words) - readings == {("OP-01", "13"), ("SM-09", "12")}
 
 
 def test_a_claim_of_two_notebooks_asks_each_for_its_own_measures():
@@ -258,14 +325,38 @@ def test_numbers_of_every_kind_settle(number):
 def test_a_claim_that_cannot_be_settled_says_why(id, measures, sentence):
     with pytest.raises(claims.SettleError, match=sentence):
         settle(id, **measures)
-    assert not claims._settled
+    assert repr(verdicts("03").settled).count("Settled(") == 0
 
 
-def test_a_fact_is_true_or_false():
-    facts = {"shap_and_lime_in_thread_two": 1.0}
-    with pytest.raises(claims.SettleError, match="shap_and_lime_in_thread_two must be True or False"):
-        settle("OP-01", notebook="13", **facts)
-    assert settle("OP-01", notebook="13", shap_and_lime_in_thread_two=np.bool_(True)).verdict == "reproduced"
+@pytest.fixture
+def fact(page, monkeypatch):
+    """A ledger whose only row has an effect that is true or false."""
+    rows_instead(
+        monkeypatch, ledger(page(('op = "<=", bound = 0.02, unit = "nats"', 'op = "==", bound = true')))
+    )
+    return {**MET, "gap": np.bool_(True)}
+
+
+def test_a_fact_is_true_or_false(fact):
+    for found in (np.bool_(True), torch.tensor(True), claims.computed(True, how="a against b")):
+        assert settle("XX-01", **{**fact, "gap": found}).verdict == "reproduced"
+    with pytest.raises(claims.SettleError, match="gap must be True or False"):
+        settle("XX-01", **{**fact, "gap": 1.0})
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_a_typed_fact_is_no_evidence(fact, typed):
+    with pytest.raises(claims.SettleError, match=f"XX-01: gap decides, and {typed} might be typed: compare"):
+        settle("XX-01", **{**fact, "gap": typed})
+    assert settle("XX-01", **{**fact, "aside": typed}).verdict == "reproduced"  # a report decides nothing
+
+
+def test_how_a_fact_was_computed_stands_in_the_view(fact):
+    settled = settle("XX-01", **{**fact, "gap": claims.computed(2 < 3, how="two <against> three")})
+    assert "computed: two &lt;against&gt; three" in settled._repr_html_()
+    for how in ("", "  "):
+        with pytest.raises(claims.SettleError, match="needs how= in a few words"):
+            claims.computed(True, how=how)
 
 
 def test_one_process_one_result():
@@ -282,6 +373,7 @@ def test_the_closing_table_says_what_is_open():
     table = verdicts("01")
     assert repr(table).splitlines() == ["MF-01 · open", "MF-18 · reproduced ✔", "MF-19 · open"]
     assert "MF-01 ★" in table._repr_html_() and "reproduced ✔" in table._repr_html_()
+    assert "identities 2 of 2" in table._repr_html_()
     with pytest.raises(claims.SettleError, match="No claim belongs to notebook '1'"):
         verdicts("1")
 
@@ -316,18 +408,19 @@ def test_the_view_shows_bound_paper_scale_and_control():
     for text in ("≤ 0.03", claim.paper_value, claim.run, claim.control, claim.paper.url, "the K path cut"):
         assert text in view
     assert view.count("<td>N</td>") == len(ALL_MET)
+    assert "null of accuracy" in view and ">report</td>" in view
 
 
 def test_the_view_escapes_what_the_ledger_says(page, monkeypatch):
     toy = ledger(page())
-    monkeypatch.setattr(claims, "ledger", lambda: toy)
-    view = settle("XX-01", gap=0.01, control=0.5)._repr_html_()
+    rows_instead(monkeypatch, toy)
+    view = settle("XX-01", **MET)._repr_html_()
     assert "Attention &lt;reads&gt;." in view and "?a=1&amp;b=2" in view
 
 
 def test_a_verdict_other_than_the_recorded_one_shows(monkeypatch):
     claim = dataclasses.replace(ledger()["MF-16"], verdict={"03": "reproduced"})
-    monkeypatch.setattr(claims, "ledger", lambda: {"MF-16": claim})
+    rows_instead(monkeypatch, {"MF-16": claim})
     settled = settle("MF-16", **ALL_MISSED)
     assert repr(settled) == "MF-16 · not reproduced ✘ (but the ledger records: reproduced)"
     assert repr(dataclasses.replace(settled, values=ALL_MET)) == "MF-16 · reproduced ✔"
@@ -355,7 +448,7 @@ def recorded(monkeypatch):
 
     def write(word: str, **changes) -> None:
         claim = dataclasses.replace(ledger.__wrapped__()["MF-16"], verdict={"03": word}, **changes)
-        monkeypatch.setattr(claims, "ledger", lambda: {"MF-16": claim})
+        rows_instead(monkeypatch, {"MF-16": claim})
 
     return write
 
@@ -369,6 +462,7 @@ def test_scoreboard_reads_what_was_stored(notebook, recorded):
     stored = json.loads(board.to_json())
     assert stored["rows"][0]["measures"] == ALL_MET and stored["counts"] == {"reproduced": 1}
     assert "03  MF-16  ★ ✔ reproduced" in str(board)
+    assert "accuracy 1  gradient_steps 0 (report)  cut_above_chance 0.01 (null)" in str(board)
 
 
 def test_scoreboard_knows_missing_claims(notebook):
@@ -411,7 +505,7 @@ def test_scoreboard_refuses_what_it_cannot_trust(notebook, tmp_path):
 def test_data_travels_inside_the_package_or_beside_it(tmp_path, monkeypatch):
     package = tmp_path / "mi_course"
     package.mkdir()
-    monkeypatch.setattr(claims, "__file__", str(package / "claims.py"))
+    monkeypatch.setattr(files, "__file__", str(package / "files.py"))
     with pytest.raises(CourseError, match="data folder is neither in"):
         files.data_dir()
     for folder in (tmp_path / "data", package / "data"):  # a clone, then a wheel

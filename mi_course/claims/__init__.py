@@ -6,6 +6,7 @@ from mi_course.claims.ledger import (
     NEEDS_WHY,
     OPERATORS,
     RECORDED,
+    ROLES,
     SHOWN,
     Claim,
     Correction,
@@ -13,9 +14,22 @@ from mi_course.claims.ledger import (
     Number,
     Paper,
     SettleError,
+    built,
     claim_of,
     corrections,
     ledger,
+    read_toml,
+    shown_value,
 )
 from mi_course.claims.scoreboard import Row, Scoreboard
-from mi_course.claims.settling import LEFT, PAYLOAD, Settled, Verdicts, forget, settle, verdicts
+from mi_course.claims.settling import (
+    LEFT,
+    PAYLOAD,
+    Computed,
+    Settled,
+    Verdicts,
+    computed,
+    forget,
+    settle,
+    verdicts,
+)

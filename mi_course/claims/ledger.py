@@ -1,10 +1,16 @@
 """The claims ledger: what the papers say, what we run, and the only door to a paper's number.
 
 Every row of `data/claims/*.toml` is a `Claim`: a paper's statement in our words, the scale at which
-we try it, its control, and named measures, each with a bound that was written down before the run.
-A notebook ends by calling `settle`, which computes the verdict from the bounds:
+we try it, its control, and named measures, each with a role and a bound that was written down before the run.
 
-    all bounds met → the claim's `if_met` word · some → "partly" · none → "not reproduced"
+    effect    what the paper says            control   what must hold for an effect to mean anything
+    identity  exact                          report    decides nothing
+
+A control may be the null of an effect: what a broken method scores. A notebook ends by calling `settle`, which
+computes the verdict:
+
+    all bounds met → the claim's `if_met` word · an effect met and no control broken → "partly"
+    no effect met, or a control broken → "not reproduced" · nothing but reports → "reading"
 
 Numbers differ a little between machines and verdicts should not. A `Settled` therefore prints its
 verdict only; the numbers stand in its HTML view, inside spans that the notebook tests blank out.
@@ -34,10 +40,11 @@ OPERATORS = {
     ">": operator.gt,
     "==": operator.eq,
     "between": lambda value, bound: bound[0] <= value <= bound[1],
-    "report": None,  # must be given and is shown, but decides nothing
+    "report": None,  # no bound
 }
 SHOWN = {"<=": "≤ ", ">=": "≥ ", "<": "< ", ">": "> ", "==": ""}
-MARKS = {"reproduced": "✔", "toy analogue": "✔", "partly": "◐", "not reproduced": "✘"}
+ROLES = {"effect": "effects", "control": "controls", "identity": "identities", "report": "reports"}
+MARKS = {"reproduced": "✔", "toy analogue": "✔", "partly": "◐", "not reproduced": "✘", "reading": "¶"}
 RECORDED = (*MARKS, "not testable here", "planned")
 NEEDS_WHY = ("partly", "not reproduced", "not testable here")
 CORRECTIONS = "corrections.toml"
@@ -66,18 +73,29 @@ class Measure:
     """One number (or yes/no fact) a notebook has to bring, and the bound it has to keep."""
 
     name: str  # keyword of `settle`
+    role: str  # one of ROLES
     op: str  # one of OPERATORS
     what: str  # how it is computed
     notebook: str
     bound: Number | tuple[Number, Number] | None = None
     unit: str = ""
+    null_of: (
+        str | tuple[str, ...]
+    ) = ()  # a control that is what a broken method scores: the measures it stands beside
 
     def is_fact(self) -> bool:
         return isinstance(self.bound, bool)
 
+    def decides(self) -> bool:
+        return self.role != "report"
+
     def met(self, value: Number) -> bool | None:
         """Whether `value` keeps the bound; None where the measure is only reported."""
-        return None if self.op == "report" else bool(OPERATORS[self.op](value, self.bound))
+        return bool(OPERATORS[self.op](value, self.bound)) if self.decides() else None
+
+    def shown_role(self) -> str:
+        """The role in words, a null with the measures whose null it is."""
+        return f"null of {', '.join(self.null_of)}" if self.null_of else self.role
 
     def shown_bound(self) -> str:
         if self.op == "report":
@@ -85,8 +103,8 @@ class Measure:
         if self.op == "between":
             text = f"{self.bound[0]:g} … {self.bound[1]:g}"
         else:
-            text = SHOWN[self.op] + _shown(self.bound)
-        return f"{text} {self.unit}".strip()
+            text = SHOWN[self.op] + shown_value(self.bound)
+        return f"{text} {self.unit}".strip() + ("" if self.decides() else " (reported)")
 
 
 @dataclass(frozen=True)
@@ -103,7 +121,7 @@ class Claim:
     control: str
     source: str  # how we read it: legend in data/README.md
     notebooks: tuple[str, ...]
-    if_met: str  # "reproduced" or "toy analogue"
+    if_met: str  # "reproduced", "toy analogue", or "reading" where nothing is measured
     verdict: dict[str, str]  # recorded, per notebook
     why: str
     measures: tuple[Measure, ...]
@@ -111,11 +129,22 @@ class Claim:
     def measures_of(self, notebook: str) -> dict[str, Measure]:
         return {measure.name: measure for measure in self.measures if measure.notebook == notebook}
 
+    def with_role(self, notebook: str, *roles: str) -> list[Measure]:
+        return [measure for measure in self.measures_of(notebook).values() if measure.role in roles]
+
+    def lacks_null(self, notebook: str) -> bool:
+        """Whether an effect stands here without what a broken method scores."""
+        nulls = any(measure.null_of for measure in self.with_role(notebook, "control"))
+        return bool(self.with_role(notebook, "effect")) and not nulls
+
     def judge(self, notebook: str, values: dict[str, Number]) -> str:
-        """The verdict that follows from `values`: bounds decide, never taste."""
-        met = [measure.met(values[name]) for name, measure in self.measures_of(notebook).items()]
-        decisive = [kept for kept in met if kept is not None]
-        return self.if_met if all(decisive) else "partly" if any(decisive) else "not reproduced"
+        """The verdict that follows from `values`: roles and bounds decide, never taste."""
+        kept = lambda *roles: [m.met(values[m.name]) for m in self.with_role(notebook, *roles)]
+        if not (deciding := kept("effect", "control", "identity")):
+            return "reading"
+        if all(deciding):
+            return self.if_met
+        return "partly" if any(kept("effect")) and all(kept("control")) else "not reproduced"
 
 
 @dataclass(frozen=True)
@@ -138,8 +167,8 @@ def ledger(folder: Path | None = None) -> dict[str, Claim]:
     for page in sorted((folder or data_dir() / "claims").glob("*.toml")):
         if page.name == CORRECTIONS:
             continue
-        content = _read_toml(page)
-        paper = _built(Paper, content.get("paper", {}), page.name)
+        content = read_toml(page)
+        paper = built(Paper, content.get("paper", {}), page.name)
         if paper.key != page.stem:
             raise CourseError(f"{page.name}: its paper has the key {paper.key!r}; both must be the same.")
         for row in content.get("claim", []):
@@ -155,9 +184,9 @@ def corrections(folder: Path | None = None) -> dict[str, Correction]:
     """Every correction by id, read from `data/claims/corrections.toml` and checked."""
     page = (folder or data_dir() / "claims") / CORRECTIONS
     found: dict[str, Correction] = {}
-    for row in _read_toml(page).get("correction", []):
+    for row in read_toml(page).get("correction", []):
         place = f"{page.name}: {row.get('id', 'a correction without id')}"
-        entry = _built(Correction, row, place)
+        entry = built(Correction, row, place)
         if entry.verdict not in ("wrong", "loose", "caveat"):
             raise CourseError(f"{place}: its verdict is wrong, loose or caveat, not {entry.verdict!r}.")
         if unknown := [claim for claim in entry.claims if claim not in ledger(folder)]:
@@ -174,14 +203,15 @@ def claim_of(id: str) -> Claim:
     return ledger()[id]
 
 
-def _read_toml(page: Path) -> dict:
+def read_toml(page: Path) -> dict:
+    """A TOML page, or a sentence that says where it breaks."""
     try:
         return tomllib.loads(page.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise CourseError(f"{page.name} is not valid TOML: {error}.") from None
 
 
-def _built(kind: type, row: dict, place: str):
+def built(kind: type, row: dict, place: str):
     """`kind(**row)`, where missing, unknown and ill-typed keys are named first."""
     known = {item.name: item for item in fields(kind)}
     row = {name: _tupled(value) for name, value in row.items()}
@@ -203,25 +233,54 @@ def _claim(row: dict, paper: Paper, place: str) -> Claim:
         _measure({**only, **entry}, notebooks, f"{place}, measure {entry.get('name', '?')}")
         for entry in row.pop("measure", [])
     )
-    claim = _built(Claim, {**row, "paper": paper, "notebooks": notebooks, "measures": measures}, place)
+    claim = built(Claim, {**row, "paper": paper, "notebooks": notebooks, "measures": measures}, place)
     _check_verdicts(claim, place)
     for notebook in notebooks:
         names = [measure.name for measure in measures if measure.notebook == notebook]
         if repeated := [name for name, times in Counter(names).items() if times > 1]:
             raise CourseError(f"{place}: measure {repeated[0]} stands twice for notebook {notebook}.")
-        if all(measure.op == "report" for measure in measures if measure.notebook == notebook):
-            raise CourseError(f"{place}: nothing decides it in notebook {notebook}: it needs a bound.")
+        _check_roles(claim, notebook, place)
     return claim
 
 
+def _check_roles(claim: Claim, notebook: str, place: str) -> None:
+    """Something is measured, unless the row is a reading; and nulls stand beside what is there."""
+    reading = "reading" in (claim.if_met, claim.verdict[notebook])
+    deciding = claim.with_role(notebook, "effect", "control", "identity")
+    if reading and deciding:
+        raise CourseError(
+            f"{place}: in a reading (notebook {notebook}) {deciding[0].name} can only be a report."
+        )
+    measured = {measure.name for measure in claim.with_role(notebook, "effect", "identity")}
+    if not reading and not measured:
+        raise CourseError(
+            f"{place}: nothing decides it in notebook {notebook}: it needs an effect or an identity."
+        )
+    for measure in claim.measures_of(notebook).values():
+        if measure.null_of and measure.role != "control":
+            raise CourseError(
+                f"{place}: {measure.name} is a null, so its role is control, not {measure.role}."
+            )
+        if strange := [name for name in measure.null_of if name not in measured]:
+            hint = nearest(strange[0], measured)
+            raise CourseError(
+                f"{place}: {measure.name} is the null of {strange[0]!r}, no effect of the row.{hint}"
+            )
+
+
 def _measure(row: dict, notebooks: tuple[str, ...], place: str) -> Measure:
-    measure = _built(Measure, row, place)
+    null_of = row.get("null_of", ())
+    measure = built(Measure, {**row, "null_of": [null_of] if isinstance(null_of, str) else null_of}, place)
+    if measure.role not in ROLES:
+        raise CourseError(f"{place}: unknown role {measure.role!r}.{nearest(measure.role, ROLES)}")
     if measure.op not in OPERATORS:
         raise CourseError(f"{place}: unknown operator {measure.op!r}.{nearest(measure.op, OPERATORS)}")
     if not measure.name.isidentifier() or measure.name in ("id", "notebook"):
         raise CourseError(f"{place}: {measure.name!r} cannot be a keyword of settle().")
     if measure.notebook not in notebooks:
         raise CourseError(f"{place}: notebook {measure.notebook} is not among the claim's {notebooks}.")
+    if measure.op == "report" and measure.decides():
+        raise CourseError(f"{place}: {measure.role} without a bound: only a report can do without.")
     if not _fits(measure):
         raise CourseError(
             f"{place}: bound {measure.bound!r} does not fit {measure.op!r}: 'report' has none, 'between' "
@@ -240,8 +299,10 @@ def _fits(measure: Measure) -> bool:
 
 
 def _check_verdicts(claim: Claim, place: str) -> None:
-    if claim.if_met not in ("reproduced", "toy analogue"):
-        raise CourseError(f"{place}: if_met is 'reproduced' or 'toy analogue', not {claim.if_met!r}.")
+    if claim.if_met not in ("reproduced", "toy analogue", "reading"):
+        raise CourseError(
+            f"{place}: if_met is 'reproduced', 'toy analogue' or 'reading', not {claim.if_met!r}."
+        )
     if not claim.notebooks or set(claim.verdict) != set(claim.notebooks):
         raise CourseError(f"{place}: verdict needs exactly one word for each of its notebooks.")
     for notebook, word in claim.verdict.items():
@@ -255,5 +316,6 @@ def _tupled(value):
     return tuple(value) if isinstance(value, list) else value
 
 
-def _shown(value: Number) -> str:
+def shown_value(value: Number) -> str:
+    """A number in four digits, a fact as yes or no."""
     return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.4g}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mi_course.claims.ledger import MARKS, Claim, Number, _shown, ledger
+from mi_course.claims.ledger import MARKS, Claim, Measure, Number, ledger, shown_value
 from mi_course.claims.settling import PAYLOAD
 from mi_course.errors import CourseError
 
@@ -83,9 +83,19 @@ class Scoreboard:
 
 
 def _line(row: Row) -> str:
-    numbers = "  ".join(f"{name} {_shown(value)}" for name, value in row.measures.items())
+    roles = row.claim.measures_of(row.notebook)
+    numbers = "  ".join(
+        f"{name} {shown_value(value)}{_role(roles.get(name))}" for name, value in row.measures.items()
+    )
     star, verdict = "★" if row.claim.core else " ", row.verdict or "open"
     return f"{row.notebook}  {row.claim.id:7}{star} {MARKS.get(verdict, '·')} {verdict:15}{numbers}"
+
+
+def _role(measure: Measure | None) -> str:
+    """Behind a number: what it is, unless it is an effect."""
+    if measure is None or measure.role == "effect":
+        return ""
+    return " (null)" if measure.null_of else f" ({measure.role})"
 
 
 def _payloads(path: Path) -> dict[str, dict]:

@@ -4,9 +4,19 @@ import html
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from mi_course.claims.ledger import MARKS, Claim, Measure, Number, SettleError, _shown, claim_of, ledger
+from mi_course.claims.ledger import (
+    MARKS,
+    ROLES,
+    Claim,
+    Measure,
+    Number,
+    SettleError,
+    claim_of,
+    ledger,
+    shown_value,
+)
 from mi_course.errors import nearest
 
 LEFT = " style='text-align:left'"  # JupyterLab sets every cell to the right
@@ -22,6 +32,7 @@ class Settled:
     claim: Claim
     notebook: str
     values: dict[str, Number]
+    how: dict[str, str] = field(default_factory=dict)  # what a notebook says of how a fact was computed
 
     @property
     def verdict(self) -> str:
@@ -40,26 +51,60 @@ class Settled:
         return (
             f"<div class='mi-claim'><p><strong>{html.escape(repr(self))}</strong> — "
             f"{_prose(claim.claim)} ({_link(paper.url, paper.cite())}, {html.escape(claim.where)})</p>"
-            + _table(("measure", "what it is", "measured", "bound", "met"), rows)
+            + _table(("measure", "what it is", "role", "measured", "bound", "met"), rows)
             + "".join(f"<p>{key}: {html.escape(text)}</p>" for key, text in notes.items() if text)
             + f"{_payload(self)}</div>"
         )
+
+    def kept(self) -> str:
+        """How many bounds were kept, by role: "effects 2 of 2 · controls 1 of 1"."""
+        lines = []
+        for role, plural in ROLES.items():
+            met = [m.met(self.values[m.name]) for m in self.claim.with_role(self.notebook, role)]
+            if met and role != "report":
+                lines.append(f"{plural} {sum(met)} of {len(met)}")
+        return " · ".join(lines)
+
+    def _what(self, measure: Measure) -> str:
+        how = self.how.get(measure.name)
+        return f"{measure.what} — computed: {how}" if how else measure.what
 
     def _row(self, measure: Measure) -> str:
         value = self.values[measure.name]
         mark = {True: "✔", False: "✘", None: "–"}[measure.met(value)]
         return (
-            f"<tr><th scope='row'{LEFT}>{measure.name}</th><td{LEFT}>{_prose(measure.what)}</td>"
-            f'<td><span class="mi-n">{_shown(value)}</span></td>'
+            f"<tr><th scope='row'{LEFT}>{measure.name}</th><td{LEFT}>{_prose(self._what(measure))}</td>"
+            f"<td{LEFT}>{measure.shown_role()}</td>"
+            f'<td><span class="mi-n">{shown_value(value)}</span></td>'
             f"<td>{html.escape(measure.shown_bound())}</td><td>{mark}</td></tr>"
         )
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A yes or no that a notebook worked out, with how: `claims.computed`."""
+
+    value: Number
+    how: str
+
+
+def computed(value, how: str) -> Computed:
+    """A yes or no that Python itself worked out, for `settle`: `computed(torch.equal(a, b), how="bit for bit")`.
+
+    A comparison of arrays or tensors is taken as it is. Python's own True looks the same whether it
+    was found or typed, so a fact that decides a claim says how it was found.
+    """
+    if not isinstance(how, str) or not how.strip():
+        raise SettleError("claims.computed needs how= in a few words: what was compared with what.")
+    return Computed(value, how.strip())
 
 
 def settle(id: str, notebook: str | None = None, **measures) -> Settled:
     """Judge a claim by exactly the measures its ledger row names.
 
     `notebook` is needed only where several notebooks share the claim. Measures are Python numbers,
-    bools, or one-element arrays and tensors; NaN and infinity are refused.
+    bools, or one-element arrays and tensors; NaN and infinity are refused. A yes or no that decides
+    comes from a comparison of arrays, or through `computed`: a typed True is no evidence.
     """
     claim = claim_of(id)
     notebook = _chosen_notebook(claim, notebook)
@@ -69,7 +114,9 @@ def settle(id: str, notebook: str | None = None, **measures) -> Settled:
     if extra := [name for name in measures if name not in asked]:
         hint = nearest(extra[0], asked)
         raise SettleError(f"{id} in notebook {notebook} has no measure {extra[0]!r}.{hint}")
-    settled = Settled(claim, notebook, {name: _number(id, asked[name], measures[name]) for name in asked})
+    values = {name: _number(id, asked[name], measures[name]) for name in asked}
+    how = {name: measures[name].how for name in asked if isinstance(measures[name], Computed)}
+    settled = Settled(claim, notebook, values, how)
     before = _settled.setdefault((id, notebook), settled)
     if not all(_same(before.values[name], settled.values[name]) for name in asked):
         raise SettleError(
@@ -99,10 +146,11 @@ class Verdicts:
         rows = [
             f"<tr><th scope='row'>{id}{' ★' if claim_of(id).core else ''}</th>"
             f"<td{LEFT}>{_prose(claim_of(id).claim)}</td>"
-            f"<td>{f'{settled.verdict} {MARKS[settled.verdict]}' if settled else 'open'}</td></tr>"
+            f"<td>{f'{settled.verdict} {MARKS[settled.verdict]}' if settled else 'open'}</td>"
+            f"<td{LEFT}>{settled.kept() if settled else ''}</td></tr>"
             for id, settled in self.settled.items()
         ]
-        return _table(("★ core claim", "in our words", "verdict"), rows)
+        return _table(("★ core claim", "in our words", "verdict", "bounds kept"), rows)
 
 
 def verdicts(notebook: str) -> Verdicts:
@@ -125,13 +173,19 @@ def _chosen_notebook(claim: Claim, notebook: str | None) -> str:
 
 def _number(id: str, measure: Measure, value) -> Number:
     """A plain Python number or bool out of whatever the notebook measured."""
+    if type(value) is bool and measure.is_fact() and measure.decides():
+        raise SettleError(
+            f"{id}: {measure.name} decides, and {value} might be typed: compare arrays or tensors, or give "
+            'claims.computed(…, how="…").'
+        )
+    value = value.value if isinstance(value, Computed) else value
     try:
         value = value.item() if hasattr(value, "item") else value
     except (RuntimeError, TypeError, ValueError):
         raise SettleError(f"{id}: {measure.name} must be a single number, not an array.") from None
     if not isinstance(value, (bool, int, float)):
         raise SettleError(f"{id}: {measure.name} must be a number, not {type(value).__name__}.")
-    if isinstance(value, bool) != measure.is_fact():
+    if isinstance(value, bool) != measure.is_fact() and measure.op != "report":
         kind = "True or False" if measure.is_fact() else "a number, not True or False"
         raise SettleError(f"{id}: {measure.name} must be {kind}.")
     if not math.isfinite(value):

@@ -60,7 +60,7 @@ def cells(pages: list["Page"]) -> dict[tuple[str, str], str]:
 
 
 def shown(row: claims.Row, measure: claims.Measure) -> str:
-    return claims._shown(row.measures[measure.name]) if measure.name in row.measures else "–"
+    return claims.shown_value(row.measures[measure.name]) if measure.name in row.measures else "–"
 
 
 def met(row: claims.Row, measure: claims.Measure) -> str:

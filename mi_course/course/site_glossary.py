@@ -33,9 +33,9 @@ class Term:
 @functools.cache
 def glossary() -> dict[str, Term]:
     """name → term in the order of the alphabet, from data/site/glossary.toml."""
-    rows = claims._read_toml(files.data_dir() / "site" / "glossary.toml").get("term", [])
+    rows = claims.read_toml(files.data_dir() / "site" / "glossary.toml").get("term", [])
     terms = [
-        claims._built(Term, row, f"glossary.toml: {row.get('name', 'a term without name')}") for row in rows
+        claims.built(Term, row, f"glossary.toml: {row.get('name', 'a term without name')}") for row in rows
     ]
     terms = {term.name: term for term in sorted(terms, key=lambda term: term.name.lower())}
     for term in terms.values():
