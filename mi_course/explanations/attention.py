@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 
 PAD, UNKNOWN = 0, 1  # word ids: nothing, and a word one does not know
@@ -110,34 +111,36 @@ def adversarial_attention(
     words: Int[Tensor, "batch pos"],
     *,
     tolerance: float = 0.01,
+    starts: int = 4,
     steps: int = 300,
-    lr: float = 0.1,
     seed: int = 0,
 ) -> Float[Tensor, "batch pos"]:
     """Other weights for each input, as far from the model's as can be found while its probability moves ≤ tolerance.
 
-    Ascends JSD(α′, α) less a penalty on what the probability moves beyond half the tolerance; keeps, for each input,
-    the farthest weights seen that were within it. Where nothing was found, the model's own are returned.
+    Ascends JSD(α′, α) less a penalty on what the probability moves beyond half the tolerance, from several starts;
+    keeps, for each input, the farthest weights seen within it. Where nothing was found, these are the model's own.
     """
     with torch.no_grad():
+        words = words.repeat(starts, 1)
         h = model.encode(words)
         own = model.attend(h, words)
         p = model.read(h, own).sigmoid()
     best, reached = own.clone(), torch.zeros(len(words))
-    start = torch.randn(words.shape, generator=torch.Generator().manual_seed(seed))
-    scores = (own.clamp_min(1e-9).log() + start).requires_grad_(True)
-    adam = torch.optim.Adam([scores], lr=lr)
+    scores = own.clamp_min(1e-9).log() + torch.randn(words.shape, generator=generator(seed, 18))
+    scores.requires_grad_(True)
+    adam = torch.optim.Adam([scores], lr=0.1)
     for _ in range(steps):
-        other = scores.masked_fill(words == PAD, -math.inf).softmax(-1)
-        moved = (model.read(h, other).sigmoid() - p).abs()
-        far = jensen_shannon(other, own)
-        with torch.no_grad():
-            better = (moved <= tolerance) & (far > reached)
-            best[better], reached[better] = other[better].detach(), far[better].detach()
-        adam.zero_grad()
-        (F.relu(moved - tolerance / 2) * 50 - far).sum().backward()
+        with torch.enable_grad():
+            other = scores.masked_fill(words == PAD, -math.inf).softmax(-1)
+            moved = (model.read(h, other).sigmoid() - p).abs()
+            far = jensen_shannon(other, own)
+            loss = (F.relu(moved - tolerance / 2) * 50 - far).sum()
+        better = (moved <= tolerance) & (far > reached)
+        best[better], reached[better] = other.detach()[better], far.detach()[better]
+        scores.grad = torch.autograd.grad(loss, scores)[0]
         adam.step()
-    return best.detach()
+    farthest = reached.view(starts, -1).argmax(0)
+    return best.view(starts, -1, words.shape[1])[farthest, torch.arange(len(farthest))]
 
 
 class PooledReaders(nn.Module):

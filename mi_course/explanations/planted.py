@@ -134,9 +134,13 @@ class PlantedNetwork:
 
 
 def random_network(seed: int = 0) -> PlantedNetwork:
-    """One mechanism of every kind: weights of size 1 … 2 and either sign, AND over two or three, features shuffled."""
+    """One mechanism of every kind over twelve features: weights of size 1 … 2 and either sign, features shuffled.
+
+    The AND is over two or three; then two features or one are unused.
+    """
     rng = generator(seed, 17)
-    sizes = {"and": 2 + int(torch.randint(2, (), generator=rng)), "or": 2, "xor": 2, "twins": 2}
+    both = 2 + int(torch.randint(2, (), generator=rng))
+    sizes = {"and": both, "or": 2, "xor": 2, "twins": 2, "unused": 4 - both}
     n = sum(sizes.get(kind, 1) for kind in KINDS)
     free, mechanisms = torch.randperm(n, generator=rng).tolist(), []
     for kind in KINDS:
