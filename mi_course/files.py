@@ -1,4 +1,7 @@
-"""Files: where the course's data lies, writing whole or not at all, and checked pairs of weights and card."""
+"""Files: where the course's data lies, writing whole or not at all, and checked pairs of weights and card.
+
+torch is imported where weights are read or written, so that what only wants a folder or a card answers at once.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from mi_course.errors import CourseError, nearest
 
-if TYPE_CHECKING:
-    from torch import Tensor
+FORMAT = 1  # of saved checkpoints
+Tensors = dict[str, Any]  # name → torch.Tensor
 
 
 def data_dir() -> Path:
@@ -23,43 +26,74 @@ def data_dir() -> Path:
     raise CourseError(f"The course's data folder is neither in {package} nor beside it: install it again.")
 
 
-FORMAT = 1  # of saved checkpoints
+# -- writing -------------------------------------------------------------------------------------
 
 
-# -- files ---------------------------------------------------------------------------------------
+def write(path: str | Path, content: str | bytes) -> Path:
+    """Write one file whole or not at all; see `write_atomically`."""
+    write_atomically({Path(path): content})
+    return Path(path)
 
 
-def write_atomically(files: dict[Path, bytes]) -> None:
-    """Write every file beside its place, then rename them all: a crash, a kill or a full disk spoils nothing."""
-    parts = {path: path.with_name(f"{path.name}.{os.getpid()}.tmp") for path in files}
+def write_atomically(files: dict[Path, str | bytes]) -> None:
+    """Write every file beside its place, then rename them all: a crash, a kill or a full disk spoils nothing.
+
+    Text is written in UTF-8 with `\\n` at its lines' ends on every system.
+    """
+    parts = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
         for path, part in parts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(part, "wb") as file:
-                file.write(files[path])
+                file.write(_bytes(files[path]))
                 file.flush()
                 os.fsync(file.fileno())
         for path, part in parts.items():
             os.replace(part, path)
     except OSError as error:
         raise CourseError(
-            f"{path} could not be written ({error.strerror}); what was there before is untouched."
+            f"{path} could not be written ({error.strerror or error}); what was there before is untouched."
         ) from error
     finally:
         for part in parts.values():
-            part.unlink(missing_ok=True)
+            _remove(part)
 
 
-def save_checked(path: str | Path, tensors: dict[str, Tensor], **card) -> Path:
+def _bytes(content: str | bytes) -> bytes:
+    return content.encode() if isinstance(content, str) else content
+
+
+def _remove(part: Path) -> None:
+    """Without a word: the part was renamed, or a file stands where its folder should be."""
+    try:
+        part.unlink(missing_ok=True)
+    except OSError:
+        pass
+
+
+# -- checked pairs ---------------------------------------------------------------------------------
+
+
+def save_checked(path: str | Path, tensors: Tensors, **card) -> Path:
     """Tensors as `path`.safetensors with a card `path`.json that carries their sha256; see `read_checked`."""
-    from safetensors.torch import save as save_safetensors  # brings torch: the ledger needs `data_dir` alone
+    from safetensors.torch import save
 
     path = with_suffix(path, ".safetensors")
-    blob = save_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()})
+    blob = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     card = {"format": FORMAT, "sha256": hashlib.sha256(blob).hexdigest(), **card}
-    text = json.dumps(card, indent=1, ensure_ascii=False) + "\n"
-    write_atomically({path: blob, with_suffix(path, ".json"): text.encode()})
+    write_atomically({path: blob, with_suffix(path, ".json"): card_text(card)})
     return path
+
+
+def add_to_card(path: str | Path, **more) -> None:
+    """Say more on the card of a saved pair."""
+    file = with_suffix(path, ".json")
+    write(file, card_text(json.loads(file.read_text(encoding="utf-8")) | more))
+
+
+def card_text(card: dict) -> str:
+    """A card as it stands in its file."""
+    return json.dumps(card, indent=1, ensure_ascii=False) + "\n"
 
 
 def with_suffix(path: str | Path, suffix: str) -> Path:
@@ -69,9 +103,9 @@ def with_suffix(path: str | Path, suffix: str) -> Path:
     return path.with_name(stem + suffix)
 
 
-def read_checked(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+def read_checked(path: str | Path) -> tuple[Tensors, dict]:
     """Tensors and card of `path`.safetensors, after the hash of the one was found in the other."""
-    from safetensors.torch import load as load_safetensors
+    from safetensors.torch import load
 
     weights, card_file = with_suffix(path, ".safetensors"), with_suffix(path, ".json")
     rebuild = f"Rebuild it with `python -m mi_course train {weights.stem}`."
@@ -89,18 +123,26 @@ def read_checked(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     blob = weights.read_bytes()
     if hashlib.sha256(blob).hexdigest() != card.get("sha256"):
         raise CourseError(f"{weights} is truncated or altered: its sha256 is not its card's. {rebuild}")
-    return load_safetensors(blob), card
+    return load(blob), card
+
+
+# -- what is shipped -------------------------------------------------------------------------------
+
+
+def checkpoints() -> Path:
+    """The folder of what is shipped, and where `train` writes unless told otherwise."""
+    return data_dir() / "checkpoints"
 
 
 def checkpoint_names(kind: str = "config") -> list[str]:
     """Names of the models shipped in `data/checkpoints/`; kind "sae" gives the autoencoders."""
-    cards = sorted((data_dir() / "checkpoints").glob("*.json"))
+    cards = sorted(checkpoints().glob("*.json"))
     return [card.stem for card in cards if kind in json.loads(card.read_text(encoding="utf-8"))]
 
 
 def minutes_of(name: str) -> float:
     """How long a shipped checkpoint took to train, as its card says; NaN where none is shipped."""
-    card = data_dir() / "checkpoints" / f"{name}.json"
+    card = checkpoints() / f"{name}.json"
     return json.loads(card.read_text(encoding="utf-8"))["minutes"] if card.exists() else float("nan")
 
 
@@ -112,5 +154,5 @@ def shipped_path(name_or_path: str | Path, kind: str = "config") -> Path:
         if path.stem not in known:
             what = {"config": "model", "sae": "autoencoder"}[kind]
             raise CourseError(f"There is no {what} {str(name_or_path)!r}.{nearest(path.stem, known)}")
-        path = data_dir() / "checkpoints" / path.name
+        path = checkpoints() / path.name
     return path

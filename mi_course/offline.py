@@ -6,6 +6,9 @@ from pathlib import Path
 
 HERE = ("127.", "::1", "localhost", "0.0.0.0")
 
+# One thread and fixed hashes, quiet bars and no hub: both where notebooks are stored and where they are compared.
+STEADY = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+
 STARTUP = """\
 from mi_course.offline import cut_network
 
@@ -46,14 +49,16 @@ def cut_network() -> None:
 
 
 def steady_environment(folder: Path) -> dict[str, str]:
-    """Environment for kernels: no network, one thread, fixed hashes, quiet bars, no personal settings.
-
-    The same for storing notebooks and for comparing them, so that numbers agree. `folder` receives
+    """Environment for kernels: `STEADY`, no network, no personal settings. `folder` receives
     an IPython profile whose start-up file cuts the network.
     """
     startup = folder.resolve() / "profile_default" / "startup" / "00-offline.py"
     startup.parent.mkdir(parents=True, exist_ok=True)
     if not startup.exists() or startup.read_text() != STARTUP:
         startup.write_text(STARTUP)
-    fixed = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
-    return {**os.environ, **fixed, "IPYTHONDIR": str(folder.resolve()), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    return {
+        **os.environ,
+        **STEADY,
+        "IPYTHONDIR": str(folder.resolve()),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }

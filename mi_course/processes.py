@@ -7,6 +7,8 @@ optimiser state: gradients are averaged before every step, so N processes comput
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -16,13 +18,27 @@ from torch import Tensor
 from mi_course.errors import CourseError
 
 
-def join(name: str = "sae-") -> None:
-    """Meet the other processes of torchrun, to train an autoencoder: tensors on a GPU over NCCL, others over gloo."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
-        return
-    if not name.startswith("sae-"):
-        raise CourseError(f"{name} trains in one process; only autoencoders (sae-…) share their batches.")
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+@contextmanager
+def joined(name: str, shared: bool = True) -> Iterator[int]:
+    """`with joined(name) as rank:` trains together with the other processes of torchrun, if there are any."""
+    if started() > 1 and not shared:
+        raise CourseError(f"{name} trains in one process: start it without torchrun.")
+    try:
+        join()
+        yield rank()
+    finally:
+        leave()
+
+
+def started() -> int:
+    """How many processes torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def join() -> None:
+    """Meet the other processes of torchrun: tensors on a GPU over NCCL, others over gloo."""
+    if started() > 1 and not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
 
 def leave() -> None:

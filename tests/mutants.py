@@ -24,7 +24,7 @@ from pathlib import Path
 
 import nbformat
 
-from mi_course import checks
+from mi_course import checks, files
 from mi_course.course import classroom, places
 
 if sys.version_info >= (3, 11):
@@ -505,7 +505,7 @@ def main(names: list[str]) -> int:
     for mutant in alive:
         print(f"{mutant.exercise}: passed though changed ({mutant.kind}): {mutant.change}")
     if not names:
-        places.write(ROOT / "docs" / "checks.md", page(done, exercises))
+        files.write(ROOT / "docs" / "checks.md", page(done, exercises))
         print(ROOT / "docs" / "checks.md")
     else:
         vague = [m for of_one in done.values() for m in of_one if m.said and VAGUE in m.said]

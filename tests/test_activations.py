@@ -17,6 +17,7 @@ from mi_course import activations, corpora, pretrained, sae
 from mi_course.activations import CARD, Store, collect
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
+from mi_course.training import Checkpoint
 
 CONFIG = TinyConfig(
     n_layers=2,
@@ -305,7 +306,13 @@ def train_on_a_store(checkpoint=None, before=lambda step: None):
         return store.sample(64)(step)
 
     how = sae.SaeTraining(60, warmup=5, dead_after=500, resample_at=(0.6, 0.8))
-    sae.train(one, sample, how, pool=lambda: store.rows(0, 256), checkpoint=checkpoint, checkpoint_every=10)
+    sae.train(
+        one,
+        sample,
+        how,
+        pool=lambda: store.rows(0, 256),
+        checkpoint=checkpoint and Checkpoint(checkpoint, every=10),
+    )
     return one, steps
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from mi_course import files
 from mi_course.course import classroom, places
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -262,9 +263,9 @@ def lab(tmp_path_factory):
     env |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "PYTHONPATH": str(places.root())}
     env |= {"JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "HOME": str(home)}
     plain = home / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
-    places.write(plain, '{"windowingMode": "none"}')  # every cell is in the page, seen or not
+    files.write(plain, '{"windowingMode": "none"}')  # every cell is in the page, seen or not
     news = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    places.write(news, '{"fetchNews": "false", "checkForUpdates": false}')
+    files.write(news, '{"fetchNews": "false", "checkForUpdates": false}')
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}"]

@@ -1,6 +1,8 @@
 """The machinery of the checks survives whatever a learner hands in, and names the mistake."""
 
 import signal
+import threading
+import time
 import warnings
 
 import pytest
@@ -95,16 +97,89 @@ def test_transposed_and_shuffled_answers_are_recognised():
         check("table", lambda t: (t - 4).abs(), lambda t: t - 4, [(table,)])
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")
-def test_an_endless_loop_is_stopped_and_named(monkeypatch):
-    def endless(x):
-        while True:
+def endless(x):
+    while True:
+        pass
+
+
+def swallows(x):
+    while True:
+        try:
+            total(x)
+        except Exception:
             pass
 
+
+def swallows_all(x):
+    while True:
+        try:
+            total(x)
+        except:  # noqa: E722
+            pass
+
+
+def cleans_up(x):
+    try:
+        while True:
+            total(x)
+    finally:
+        total(x)
+
+
+class Dozing:
+    """Sleeps in short naps, in a method, behind a generator."""
+
+    def __call__(self, x):
+        return sum(1 for _ in self.naps())
+
+    def naps(self):
+        while True:
+            time.sleep(0.01)
+            yield
+
+
+ENDLESS = [endless, swallows, swallows_all, cleans_up, Dozing()]
+
+
+@pytest.mark.parametrize("function", ENDLESS, ids=lambda f: getattr(f, "__name__", "dozing"))
+@pytest.mark.parametrize("how", ["alarm", "watchdog", "other thread"])
+def test_an_endless_loop_is_stopped_and_named(monkeypatch, function, how):
+    """On systems with alarms, on others, and outside the main thread."""
+    if how == "alarm" and not hasattr(signal, "setitimer"):
+        pytest.skip("this system has no timers")
     monkeypatch.setattr(checks, "SECONDS", 0.2)
-    with pytest.raises(CheckFailed, match="a loop that never ends"):
-        grade(endless)
-    assert signal.getsignal(signal.SIGALRM) is not None and signal.getitimer(signal.ITIMER_REAL)[0] != 0.2
+    if how == "watchdog":
+        monkeypatch.delattr(signal, "setitimer", raising=False)
+    said, began = [], time.monotonic()
+
+    def run():
+        try:
+            grade(function)
+        except CheckFailed as error:
+            said.append(str(error))
+
+    if how == "other thread":
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(20)
+    else:
+        run()
+    assert said and "a loop that never ends" in said[0]
+    assert time.monotonic() - began < 20
+    for _ in range(3):  # nothing thrown arrives late
+        time.sleep(0.15)
+    grade(total)
+
+
+@pytest.mark.parametrize("how", ["alarm", "watchdog"])
+def test_a_learners_own_timeout_is_an_error_like_others(monkeypatch, how):
+    def late(x):
+        raise TimeoutError("the server is asleep")
+
+    if how == "watchdog":
+        monkeypatch.delattr(signal, "setitimer", raising=False)
+    with pytest.raises(CheckFailed, match="raises TimeoutError .the server"):
+        grade(late)
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers")

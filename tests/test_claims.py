@@ -151,6 +151,7 @@ def test_every_claim_is_told_whole():
         (('role = "effect", ', ""), "measure gap: role missing"),
         (('role = "effect"', 'role = "efect"'), "measure gap: unknown role 'efect'. Did you mean 'effect'"),
         (('role = "effect"', "role = 1"), "role must be str, not 1"),
+        (('null_of = "gap", ', ""), "an effect in notebook 01 needs a null, a control with `null_of`"),
         (('role = "report"', 'role = "effect"'), "measure aside: effect without a bound"),
         (('role = "control"', 'role = "report"'), "broken is a null, so its role is control, not report"),
         (
@@ -170,7 +171,6 @@ def test_every_claim_is_told_whole():
         (
             ('role = "effect", op = "<=", bound = 0.02', 'role = "control", op = "<=", bound = 0.02'),
             ('role = "identity"', 'role = "report"'),
-            ('null_of = "gap", ', ""),
             "nothing decides it in notebook 01: it needs an effect or an identity",
         ),
         (('if_met = "reproduced"', 'if_met = "proved"'), "not 'proved'"),
@@ -267,7 +267,7 @@ def test_one_of_two_effects_is_partly(page):
 
 
 def test_identities_alone_hold_or_do_not(page):
-    claim = ledger(page(('role = "effect"', 'role = "identity"')))["XX-01"]
+    claim = ledger(page(('role = "effect"', 'role = "identity"'), ('null_of = "gap", ', "")))["XX-01"]
     assert claim.judge("01", MET) == "reproduced"
     assert claim.judge("01", {**MET, "exact": 1.0}) == "not reproduced"
 
@@ -291,7 +291,10 @@ def test_every_row_has_what_decides_it_or_is_a_reading():
 
 def test_a_claim_of_two_notebooks_asks_each_for_its_own_measures():
     claim = ledger()["CE-07"]
-    assert list(claim.measures_of("13"))[:2] == ["resting_mass_cut", "direct_share_patched"]
+    assert list(claim.measures_of("13")) == [
+        "resting_mass_cut", "direct_share_patched", "left_when_patched", "other_left_when_patched", "shuffled_norms_cut",
+        "ordinary_mass_cut",
+    ]  # fmt: skip
     assert "direct_effect_share" in claim.measures_of("03")
 
 

@@ -5,7 +5,7 @@ import json
 import nbformat
 import pytest
 
-from mi_course import course
+from mi_course import files
 from mi_course.course import notebooks, places, runner
 from mi_course.errors import CourseError
 from tests.conftest import notebook
@@ -30,7 +30,9 @@ def test_an_unknown_notebook_is_answered_with_the_nearest(clone, asked, hint):
 
 def test_outside_a_clone_a_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(course, "__file__", str(tmp_path / "site-packages" / "mi_course" / "course.py"))
+    monkeypatch.setattr(
+        places, "__file__", str(tmp_path / "site-packages" / "mi_course" / "course" / "places.py")
+    )
     with pytest.raises(CourseError, match="inside a clone"):
         places.root()
 
@@ -119,14 +121,14 @@ def test_measuring_rewrites_the_opening_and_nothing_else(clone):
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "kept.txt"
-    places.write(path, "old")
+    files.write(path, "old")
 
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(course.os, "replace", full)
-    with pytest.raises(OSError):
-        places.write(path, "new")
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(CourseError, match="untouched"):
+        files.write(path, "new")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 

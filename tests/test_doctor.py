@@ -81,7 +81,7 @@ def test_another_version_than_the_tested_one_is_no_problem(monkeypatch):
 def test_the_tested_set_is_known_with_and_without_a_clone(monkeypatch, tmp_path):
     beside = doctor.tested_versions()
     assert beside["torch"] == "2.13.0" and len(beside) > 100
-    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "mi_course" / "doctor.py"))
+    monkeypatch.setattr(doctor, "__file__", str(tmp_path / "mi_course" / "course" / "doctor.py"))
     assert doctor.tested_versions()["torch"] == "2.13.0", "carried by the installed package"
 
 

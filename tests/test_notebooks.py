@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mi_course.course import badges, classroom, notebooks, site
+from mi_course.course import badges, classroom, notebooks
 
 STORED = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
@@ -41,8 +41,8 @@ def test_skipped_cells_are_skipped_by_runner_and_comparison_alike(stored):
 def test_it_opens_with_title_question_cost_and_setup(stored):
     path, nb = stored
     assert nb.cells[0].source.startswith("# "), "the title comes first"
-    assert site.question_of(nb), "which question does it answer?"
-    assert site.measured_of(nb), "what does it cost? 'Measured on two CPU cores: about X s, Y GB.'"
+    assert notebooks.question_of(nb), "which question does it answer?"
+    assert notebooks.measured_of(nb), "what does it cost? 'Measured on two CPU cores: about X s, Y GB.'"
     (setup,) = [cell for cell in nb.cells if "setup" in cell.metadata.get("tags", [])]
     assert setup == next(cell for cell in nb.cells if cell.cell_type == "code"), "the setup cell is the first"
 

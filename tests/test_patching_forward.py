@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mi_course.patching import forward as forward
+from mi_course.patching import engine as engines
 from mi_course.patching.edits import HOOKS, Edit
 from mi_course.patching.forward import Forward, Rerun, Rows
 from mi_course.patching.hooked import Hooked
@@ -29,7 +29,7 @@ def test_the_trace_is_the_models_own_cache(shape):
     for (site, layer), value in run.acts.items():
         if site in HOOKS and f"blocks.{layer}.{HOOKS[site]}" in cache:
             torch.testing.assert_close(value, cache[f"blocks.{layer}.{HOOKS[site]}"], atol=1e-5, rtol=1e-5)
-    hooked = forward.record(Hooked(model), tokens)
+    hooked = engines.record(Hooked(model), tokens)
     assert {key for key in run.acts if key[0] in HOOKS} >= set(hooked)
     assert all(torch.allclose(hooked[key], run.acts[key], atol=1e-5) for key in hooked)
     logits = run.engine.readout(run.acts["resid_post", 2])
@@ -43,12 +43,12 @@ def test_the_trace_is_the_models_own_cache(shape):
 def test_a_model_with_another_forward_is_left_to_hooks():
     model = model_of(1, n_layers=1, d_mlp=6)
     tokens = prompts(model)[0]
-    assert isinstance(forward.engine(model, tokens)[0], Forward)
+    assert isinstance(engines.engine(model, tokens)[0], Forward)
     model.blocks[0].mlp.W_gate = model.blocks[0].mlp.W_in
-    assert isinstance(forward.engine(model, tokens)[0], Hooked)
+    assert isinstance(engines.engine(model, tokens)[0], Hooked)
     del model.blocks[0].mlp.W_gate
     model.blocks[0].mlp.act = torch.tanh  # the configuration says otherwise
-    assert isinstance(forward.engine(model, tokens)[0], Hooked)
+    assert isinstance(engines.engine(model, tokens)[0], Hooked)
 
 
 def test_only_rows_that_differ_are_computed():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mi_course.errors import CourseError
-from mi_course.patching.results import (
+from mi_course.patching import (
     Node,
     PatchResult,
     accuracy,

@@ -5,7 +5,8 @@ import torch
 
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
-from mi_course.patching.runs import checked_pos, chosen, noised_embeddings, record, same_group
+from mi_course.patching import checked_pos, chosen
+from mi_course.patching.runs import noised_embeddings, record, same_group
 from tests.naive_patching import model_of, prompts
 
 

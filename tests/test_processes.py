@@ -13,6 +13,7 @@ import torch
 from mi_course import processes, sae
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
+from mi_course.training import Checkpoint
 
 
 def train(kind: str, die_at: int = -1, checkpoint: Path | None = None, **settings) -> sae.SparseAutoencoder:
@@ -27,7 +28,7 @@ def train(kind: str, die_at: int = -1, checkpoint: Path | None = None, **setting
     one.start_from(sample(-1 % 1000))
     how = sae.SaeTraining(steps, batch=64, warmup=5, dead_after=128, resample_at=(0.5,))
     one.history = sae.train(
-        one, sample, how, pool=lambda: sample(999), checkpoint=checkpoint, checkpoint_every=20
+        one, sample, how, pool=lambda: sample(999), checkpoint=checkpoint and Checkpoint(checkpoint, every=20)
     )
     return one
 
@@ -112,6 +113,8 @@ def test_in_one_process_nothing_happens():
     assert (processes.world(), processes.rank()) == (1, 0)
     assert processes.share_of(x) is x and processes.anywhere(mask) is mask
     processes.leave()
+    with processes.joined("mlp-1l", False) as rank:
+        assert rank == 0
 
 
 def test_a_batch_that_cannot_be_shared(monkeypatch):
@@ -120,7 +123,7 @@ def test_a_batch_that_cannot_be_shared(monkeypatch):
         processes.share_of(torch.randn(5, 2))
 
 
-def test_only_autoencoders_share_batches(monkeypatch):
+def test_what_shares_no_batches_is_refused_several_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(CourseError, match="mlp-1l trains in one process"):
-        processes.join("mlp-1l")
+    with pytest.raises(CourseError, match="mlp-1l trains in one process"), processes.joined("mlp-1l", False):
+        pass

@@ -3,7 +3,7 @@
 import torch
 from torch.testing import assert_close
 
-from mi_course import models
+from mi_course import files
 from mi_course.induction import reports
 from tests.test_induction_trained import a_model, some_tokens
 
@@ -41,7 +41,7 @@ def test_one_shipped_seed_is_reported_with_both_label_rules():
 def test_a_seed_without_its_controls_says_so(tmp_path):
     """Only the two-layer model and its log are there: what needs a control is None or left out."""
     for ending in ("", "-log"):
-        source = models.data_dir() / "checkpoints" / f"induction-2l{ending}"
+        source = files.data_dir() / "checkpoints" / f"induction-2l{ending}"
         for suffix in (".json", ".safetensors"):
             (tmp_path / f"induction-2l{ending}{suffix}").write_bytes(source.with_suffix(suffix).read_bytes())
     report = reports.induction_report(0, tmp_path, windows=8, every_head=False)

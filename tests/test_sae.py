@@ -10,7 +10,7 @@ from mi_course import sae
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
-from mi_course.training import History, TrainingDiverged, say
+from mi_course.training import History, Snapshots, TrainingDiverged, say
 
 SETTINGS = {
     "relu": {"l1": 0.5}, "relu_norm": {"l1": 0.5}, "topk": {"k": 3}, "batchtopk": {"k": 3}, "jumprelu": {"l1": 0.2},
@@ -346,8 +346,8 @@ def test_saved_and_loaded(kind, tmp_path):
 
 def test_saved_in_the_middle_of_training(tmp_path):
     one = one_of("relu")
-    options = {"snapshots_at": (3,), "on_snapshot": lambda model, step: model.save(tmp_path / "three")}
-    sae.train(one, noise, sae.SaeTraining(5, batch=32), **options)
+    third = Snapshots(lambda model, step: model.save(tmp_path / "three"), at=(3,))
+    sae.train(one, noise, sae.SaeTraining(5, batch=32), callbacks=[third])
     assert sae.SparseAutoencoder.load(tmp_path / "three").cfg == one.cfg
 
 

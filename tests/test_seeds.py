@@ -1,11 +1,13 @@
 """A notebook on other seeds."""
 
+from pathlib import Path
+
 import nbformat
 import pytest
 
-from mi_course import claims, course
+from mi_course import claims
 from mi_course.claims.scoreboard import Row
-from mi_course.course import seeds
+from mi_course.course import places, seeds
 from mi_course.errors import CourseError
 
 
@@ -42,7 +44,7 @@ def test_a_notebook_without_one_seed_is_one_sentence(tmp_path, sources):
 
 def test_the_seed_reaches_the_cells(tmp_path, monkeypatch):
     """The copy runs in a kernel of its own; a claim settled there arrives with its measures."""
-    monkeypatch.setattr(course, "root", lambda: tmp_path)
+    monkeypatch.setattr(places, "root", lambda: tmp_path)
     path = notebook(
         tmp_path, "from mi_course import claims\nSEED = 0",
         "claims.settle('TMS-17', rotated_max_diff=1e-6, rotated_relu_diff=0.5 + SEED)",
@@ -57,7 +59,7 @@ def test_a_page_names_bounds_and_verdicts():
     claim = claims.ledger()["TMS-18"]
     values = {"monosemantic_at_0_7": 1.0, "monosemantic_at_0_3": 0.4, "monosemantic_at_0_05": 0.6}
     rows = {0: [Row(claim, "04", "reproduced", values)], 1: [Row(claim, "04", "partly", values)]}
-    text = seeds.page(course.Path("04_toy.ipynb"), rows)
+    text = seeds.page(Path("04_toy.ipynb"), rows)
     assert "| reproduced | partly |" in text and "0.2 … 0.8" in text and "&lt;= 0.2" in text
     assert seeds.bound(claims.ledger()["TMS-16"].measures_of("04")["random_attack_ratio"]) == "–"
     assert [seeds.shown(value) for value in (True, False, 0.12345)] == ["yes", "no", "0.123"]

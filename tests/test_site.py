@@ -168,7 +168,7 @@ def test_what_the_opening_says_is_read():
 def test_the_executed_copy_is_shown_unless_the_stored_one_is_newer(clone):
     stored = clone("90_t", "# T", "1")
     assert site.newest(stored) == stored
-    places.write(clone.root / "build" / "notebooks" / "90_t.ipynb", stored.read_text())
+    files.write(clone.root / "build" / "notebooks" / "90_t.ipynb", stored.read_text())
     assert site.newest(stored) != stored
     os.utime(stored, (2e9, 2e9))
     assert site.newest(stored) == stored

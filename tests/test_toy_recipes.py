@@ -26,7 +26,7 @@ def tiny():
 
 
 def tensors_of(recipe, out, **options):
-    return read_checked(toy_recipes.train(recipe, out=out, progress=False, **options))[0]
+    return read_checked(recipe.train(out=out, progress=False, **options))[0]
 
 
 def test_parts_tile_all_models():
@@ -61,7 +61,7 @@ def test_an_interrupted_run_goes_on(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(toy.Features, "sampler", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        toy_recipes.train(tiny, out=tmp_path / "half", progress=False)
+        tiny.train(out=tmp_path / "half", progress=False)
     assert list((tmp_path / "half").glob("*.partial"))
     monkeypatch.setattr(toy.Features, "sampler", honest)
     resumed = tensors_of(tiny, tmp_path / "half")
@@ -70,9 +70,9 @@ def test_an_interrupted_run_goes_on(tiny, tmp_path, monkeypatch):
 
 
 def test_report_and_seed(tiny, tmp_path, capsys):
-    path = toy_recipes.train(tiny, seed=3, out=tmp_path)
+    path = tiny.train(seed=3, out=tmp_path)
     assert path.stem == "toy-tiny-seed3" and "part 2 of 2" in capsys.readouterr().out
-    said = toy_recipes.say(path)
+    said = tiny.report(path)
     assert "seed 3" in said and said.count("density") == 2 and "nan" not in said
     assert not torch.equal(
         read_checked(path)[0]["uniform.W"], tensors_of(tiny, tmp_path / "other")["uniform.W"]
@@ -82,16 +82,17 @@ def test_report_and_seed(tiny, tmp_path, capsys):
 def test_no_such_device(tiny, tmp_path):
     for device in ("tpu", "cuda:99" if not torch.cuda.is_available() else "gpu"):
         with pytest.raises(CourseError, match="device"):
-            toy_recipes.train(tiny, out=tmp_path, device=device)
-    with pytest.raises(CourseError, match="CPU"):
-        recipes.train("induction-2l", out=tmp_path, device="cuda")
+            tiny.train(out=tmp_path, device=device)
+    for name in ("induction-2l", "sae-512-l3"):
+        with pytest.raises(CourseError, match="CPU"):
+            recipes.find(name).train(out=tmp_path, device="cuda")
 
 
 def test_the_command_line_knows_it(tiny, tmp_path, monkeypatch, capsys):
-    from mi_course.__main__ import main
+    from mi_course.course.cli import main
 
     monkeypatch.setitem(toy_recipes.RECIPES, "toy-tiny", tiny)
-    assert recipes.find("toy-tiny-seed2") == (tiny, 2)
+    assert recipes.find("toy-tiny-seed2") == replace(tiny, seed=2)
     assert main(["train", "toy-tiny", "--out", str(tmp_path)]) == 0
     assert "monosemantic_neurons" in capsys.readouterr().out
     assert main(["train", "--list"]) == 0 and "toy-paper-scale" in capsys.readouterr().out
@@ -101,7 +102,7 @@ def test_the_command_line_knows_it(tiny, tmp_path, monkeypatch, capsys):
 def test_what_is_shipped():
     tensors, card = read_checked(data_dir() / "checkpoints" / PAPER.name)
     assert PAPER.name not in checkpoint_names(), "it is no transformer"
-    assert card["final"] == toy_recipes.report(tensors) and card["minutes"] > 0 and PAPER.megabytes <= 2
+    assert card["final"] == toy_recipes.outcome(tensors) and card["minutes"] > 0 and PAPER.megabytes <= 2
     assert card["stages"]["hidden"]["steps"] == PAPER.stages["hidden"].steps
     assert tensors["uniform.W"].shape == (24, 30, 400) and tensors["hidden.loss"].shape == (8, 1000)
     best = tensors["hidden.loss"].argmin(1)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,8 +18,11 @@ from mi_course import corpora
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
 from mi_course.training import (
+    Callback,
+    Checkpoint,
     History,
     Muon,
+    Snapshots,
     TrainConfig,
     TrainingDiverged,
     as_matrix,
@@ -51,6 +55,37 @@ def test_it_learns_and_reports():
     assert history.series("late") == ([0, 10, 30], [1.0, 1.0, 1.0])
     with pytest.raises(CourseError, match="late"):
         history.series("lat")
+
+
+def test_it_is_the_plain_loop_bit_for_bit():
+    """What `fit` does, without checkpoints, bars and callbacks."""
+    config = TrainConfig(25, lr=3e-3, warmup=4, grad_clip=0.5, weight_decay=0.1)
+    plain, fitted, losses = TinyTransformer(CONFIG), TinyTransformer(CONFIG), []
+    adamw = torch.optim.AdamW(plain.parameters(), lr=1.0, betas=config.betas, weight_decay=0.1, fused=True)
+    torch.manual_seed(config.seed)
+    for step in range(25):
+        adamw.param_groups[0]["lr"] = config.lr * config.rate(step)
+        loss = plain(SAMPLE(step), return_type="loss")
+        adamw.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
+        adamw.step()
+        losses.append(loss.item())
+    assert fit(fitted, SAMPLE, config, progress=False).loss == losses and same(plain, fitted)
+
+
+def test_callbacks_see_the_model_around_each_step():
+    class Counting(Callback):
+        def before(self, run, step):
+            seen.append((step, len(run.history.loss)))
+
+        def after(self, run, step):
+            return {"norm": run.model.W_E.norm().item()} if step == 9 else None
+
+    seen = []
+    _, history = trained(callbacks=[Counting()])
+    assert seen == [(step, step) for step in range(31)]
+    assert history.series("norm")[0] == [10]
 
 
 def test_same_seed_same_run():
@@ -92,7 +127,7 @@ def test_dropout_resumes_too(tmp_path):
 
 KILLED = """
 import os, signal, sys
-from mi_course.training import TrainConfig, fit
+from mi_course.training import Checkpoint, TrainConfig, fit
 from tests.test_training import CONFIG, SAMPLE, TRAIN
 from mi_course.models import TinyTransformer
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
@@ -100,7 +135,7 @@ def sample(step):
     if step == 17:
         os.kill(os.getpid(), signal.{signal})
     return SAMPLE(step)
-fit(TinyTransformer(CONFIG), sample, TRAIN, checkpoint=sys.argv[1], checkpoint_every=5, progress=False)
+fit(TinyTransformer(CONFIG), sample, TRAIN, checkpoint=Checkpoint(sys.argv[1], every=5), progress=False)
 """
 
 
@@ -200,6 +235,71 @@ def test_not_a_number_stops_with_step_loss_and_rate():
     assert all(torch.isfinite(p).all() for p in model.parameters()), "the last good weights are kept"
 
 
+# -- wrong kinds ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8, "numpy", "numpy int32", "lists"])
+def test_tokens_of_any_width_are_tokens(dtype):
+    def sample(step):
+        tokens = SAMPLE(step)
+        if dtype == "lists":
+            return tokens.tolist()
+        if isinstance(dtype, str):
+            return tokens.numpy().astype("int32" if "int32" in dtype else "int64")
+        return tokens.to(dtype)
+
+    model = TinyTransformer(CONFIG)
+    history = fit(model, sample, TRAIN, progress=False)
+    whole, expected = trained()
+    assert history.loss == expected.loss and same(model, whole)
+
+
+def test_numpy_floats_come_in_the_models_format():
+    linear = nn.Linear(3, 1)
+    rows = np.ones((4, 3))
+    history = fit(
+        linear, lambda step: rows, TrainConfig(3), loss=lambda m, x: m(x).square().mean(), progress=False
+    )
+    assert len(history.loss) == 3 and linear.weight.dtype == torch.float32
+
+
+LOADER = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(8, 4)))
+SQUARE = {"loss": lambda m, x: m(x).square().mean()}
+WRONG = [
+    (lambda: fit(nn.Linear(4, 1), LOADER, TrainConfig(2), **SQUARE), "function from the step.*not a DataLoader.*list"),
+    (lambda: fit(nn.Linear(4, 1), torch.zeros(3, 4), TrainConfig(2), **SQUARE), "not a Tensor"),
+    (lambda: fit(nn.Linear(4, 1), lambda step: next(iter(LOADER)) + [0], TrainConfig(2), **SQUARE), "one tensor"),
+    (lambda: fit(nn.Linear(4, 1), lambda step: (torch.zeros(4),) * 2, TrainConfig(2), **SQUARE), "not a tuple"),
+    (lambda: fit(nn.Linear(4, 1), lambda step: None, TrainConfig(2), **SQUARE), "not a NoneType"),
+    (lambda: fit(nn.Linear(4, 1), lambda step: ["some", "words"], TrainConfig(2), **SQUARE), "one tensor"),
+    (lambda: fit(nn.Linear(4, 1), lambda step: torch.zeros(0, 4), TrainConfig(2), **SQUARE), "empty batch"),
+    (lambda: fit(nn.Linear(4, 1), lambda step: torch.ones(2, 4), 100, **SQUARE), "TrainConfig.*not an int"),
+    (lambda: fit(nn.Linear(4, 1), lambda step: torch.ones(2, 4), {"steps": 2}, **SQUARE), "not a dict"),
+    (lambda: fit(nn.Linear(4, 1), lambda step: torch.ones(2, 4), TrainConfig(2)), "no loss of its own"),
+    (lambda: fit(nn.Linear(4, 1), lambda step: torch.ones(2, 4), TrainConfig(2), loss=lambda m, x: m(x)), "take its mean"),
+    (lambda: fit(nn.Linear(4, 1), lambda step: torch.ones(2, 4), TrainConfig(2), loss=lambda m, x: 1.0), "not a float"),
+    (lambda: fit(nn.Linear(4, 1), lambda step: torch.ones(2, 4), TrainConfig(2), loss=lambda m, x: m(x).mean().detach()),
+     "does not depend on the weights"),
+    (lambda: fit(nn.ReLU(), lambda step: torch.ones(2, 4), TrainConfig(2), **SQUARE), "no parameter"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "sentence"), WRONG, ids=[sentence for _, sentence in WRONG])
+def test_wrong_kinds_end_in_a_sentence(call, sentence):
+    with pytest.raises(CourseError, match=sentence):
+        call()
+
+
+def test_a_checkpoint_that_is_no_file(tmp_path):
+    with pytest.raises(CourseError, match="names a file.*is a folder: try .*run.partial"):
+        trained(checkpoint=tmp_path)
+    with pytest.raises(CourseError, match="not every 0"):
+        trained(checkpoint=Checkpoint(tmp_path / "s", every=0))
+    (tmp_path / "s").write_text("my notes")
+    with pytest.raises(CourseError, match="not a checkpoint of fit"):
+        trained(checkpoint=tmp_path / "s")
+
+
 def test_schedule():
     config = TrainConfig(steps=100, warmup=10, decay_share=0.3)
     rates = [config.rate(step) for step in range(100)]
@@ -215,7 +315,7 @@ def test_schedule():
 def test_snapshots_come_before_their_step():
     taken = {}
     keep = lambda model, step: taken.update({step: model.W_E.detach().clone()})
-    model, _ = trained(snapshots_at=(0, 30), on_snapshot=keep)
+    model, _ = trained(callbacks=[Snapshots(keep, at=(0, 30))])
     assert torch.equal(taken[0], TinyTransformer(CONFIG).W_E) and torch.equal(taken[30], model.W_E)
 
 
@@ -270,4 +370,8 @@ def test_history_smooths_and_plots():
     assert history.smoothed(2) == [1.0, 2.0, 4.0, 6.0]
     figure = history.plot(title="it falls", alt="a falling line")
     assert "it falls" in repr(figure)
+    assert repr(History(loss=[4.0, 2.5], tokens=2048, seconds=1.25)) == (
+        "History(2 steps, loss 4.000 → 2.500, 2,048 tokens or samples, 1.2 s)"
+    )
+    assert repr(History()) == "History(0 steps, 0 tokens or samples, 0.0 s)"
     json.dumps(history.loss)

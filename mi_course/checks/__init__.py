@@ -7,15 +7,13 @@ looks for a known mistake that gives the learner's answers, and names it without
 from __future__ import annotations
 
 import copy
-import signal
-import threading
-import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from mi_course.checks.timing import OutOfTime, time_limit
 
 Mistakes = dict[str, Callable]  # what went wrong, in a sentence -> a function that goes wrong that way
 PLAIN = (Tensor, list, tuple, set, dict)  # inputs that can be compared with a copy
@@ -80,7 +78,7 @@ def answer(exercise: str, function: object, case: tuple):
             result = function(*given)
     except NotImplementedError as error:
         raise CheckFailed(f"{exercise}: not written yet.") from error
-    except TimeoutError as error:
+    except OutOfTime as error:
         raise CheckFailed(
             f"{exercise}: no answer after {SECONDS} seconds. Is there a loop that never ends?"
         ) from error
@@ -104,25 +102,6 @@ def answer(exercise: str, function: object, case: tuple):
             f"{exercise}: the answer holds NaN or infinity. Look for 0/0, log 0 or a fully masked row."
         )
     return result
-
-
-@contextmanager
-def time_limit(seconds: float | int) -> Iterator[None]:
-    """TimeoutError in what takes longer. Where the system cannot do that (Windows, other threads), it may go on."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number, frame):
-        raise TimeoutError
-
-    before, started = signal.signal(signal.SIGALRM, stop), time.monotonic()
-    left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)  # somebody else's alarm, to be given back
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - started), 1e-3) if left else 0.0)
-        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
 
 
 def diagnosis(answers: list, wanted: list, cases: Sequence[tuple], mistakes: Mistakes, atol: float) -> str:

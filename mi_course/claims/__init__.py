@@ -24,12 +24,15 @@ from mi_course.claims.ledger import (
 from mi_course.claims.scoreboard import Row, Scoreboard
 from mi_course.claims.settling import (
     LEFT,
+    NOT_RUN,
     PAYLOAD,
     Computed,
+    NotRun,
     Settled,
     Verdicts,
     computed,
     forget,
+    not_run,
     settle,
     verdicts,
 )

@@ -266,6 +266,11 @@ def _check_roles(claim: Claim, notebook: str, place: str) -> None:
             raise CourseError(
                 f"{place}: {measure.name} is the null of {strange[0]!r}, no effect of the row.{hint}"
             )
+    if claim.lacks_null(notebook):
+        raise CourseError(
+            f"{place}: an effect in notebook {notebook} needs a null, a control with `null_of`: what does the "
+            "cheapest broken method score?"
+        )
 
 
 def _measure(row: dict, notebooks: tuple[str, ...], place: str) -> Measure:

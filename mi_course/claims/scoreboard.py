@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mi_course.claims.ledger import MARKS, Claim, Measure, Number, ledger, shown_value
-from mi_course.claims.settling import PAYLOAD
+from mi_course.claims.settling import NOT_RUN, PAYLOAD
 from mi_course.errors import CourseError
 
 
@@ -30,6 +30,8 @@ class Row:
         name = f"{self.claim.id} in notebook {self.notebook}"
         if self.verdict is None:
             return None if self.recorded == "not testable here" else f"{name} is not settled."
+        if self.verdict == NOT_RUN:
+            return None
         if set(self.measures) != set(self.claim.measures_of(self.notebook)):
             return f"{name} was settled with other measures than the ledger now asks for: run it again."
         if self.claim.judge(self.notebook, self.measures) != self.verdict:

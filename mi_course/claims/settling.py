@@ -22,7 +22,12 @@ from mi_course.errors import nearest
 LEFT = " style='text-align:left'"  # JupyterLab sets every cell to the right
 
 
+NOT_RUN = (
+    "not run here"  # a verdict of this run alone, never of the ledger: what the claim is about is absent
+)
+
 _settled: dict[tuple[str, str], "Settled"] = {}  # this process: one claim, one result
+_not_run: set[str] = set()  # claims whose cells were passed over
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,28 @@ def forget(id: str) -> None:
 
 
 @dataclass(frozen=True)
+class NotRun:
+    """Claims about something that is not on this machine: no verdict, and no failure either."""
+
+    ids: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{id} · {NOT_RUN}" for id in self.ids)
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            f"<p>{html.escape(id)} · {NOT_RUN}{_hidden({'claim': id, 'verdict': NOT_RUN, 'measures': {}})}</p>"
+            for id in self.ids
+        )
+
+
+def not_run(*ids: str) -> NotRun:
+    """Say that these claims could not be tried here; `verdicts` and the scoreboard then say so, too."""
+    _not_run.update(claim_of(id).id for id in ids)
+    return NotRun(ids)
+
+
+@dataclass(frozen=True)
 class Verdicts:
     """The verdicts of one notebook, as settled so far in this process."""
 
@@ -140,13 +167,15 @@ class Verdicts:
     settled: dict[str, Settled | None]
 
     def __repr__(self) -> str:
-        return "\n".join(repr(settled) if settled else f"{id} · open" for id, settled in self.settled.items())
+        return "\n".join(
+            repr(settled) if settled else f"{id} · {_unsettled(id)}" for id, settled in self.settled.items()
+        )
 
     def _repr_html_(self) -> str:
         rows = [
             f"<tr><th scope='row'>{id}{' ★' if claim_of(id).core else ''}</th>"
             f"<td{LEFT}>{_prose(claim_of(id).claim)}</td>"
-            f"<td>{f'{settled.verdict} {MARKS[settled.verdict]}' if settled else 'open'}</td>"
+            f"<td>{f'{settled.verdict} {MARKS[settled.verdict]}' if settled else _unsettled(id)}</td>"
             f"<td{LEFT}>{settled.kept() if settled else ''}</td></tr>"
             for id, settled in self.settled.items()
         ]
@@ -160,6 +189,10 @@ def verdicts(notebook: str) -> Verdicts:
         known = sorted({notebook for claim in ledger().values() for notebook in claim.notebooks})
         raise SettleError(f"No claim belongs to notebook {notebook!r}.{nearest(notebook, known)}")
     return Verdicts(notebook, {id: _settled.get((id, notebook)) for id in mine})
+
+
+def _unsettled(id: str) -> str:
+    return NOT_RUN if id in _not_run else "open"
 
 
 def _chosen_notebook(claim: Claim, notebook: str | None) -> str:
@@ -218,5 +251,8 @@ PAYLOAD = re.compile(r'<span class="mi-n" data-mi-claim="([^"]*)"></span>')
 def _payload(settled: Settled) -> str:
     """The same facts for machines, in an empty span: `Scoreboard` reads it from stored outputs."""
     facts = {"claim": settled.claim.id, "notebook": settled.notebook, "verdict": settled.verdict}
-    written = json.dumps({**facts, "measures": settled.values})
-    return f'<span class="mi-n" data-mi-claim="{html.escape(written)}"></span>'
+    return _hidden({**facts, "measures": settled.values})
+
+
+def _hidden(facts: dict) -> str:
+    return f'<span class="mi-n" data-mi-claim="{html.escape(json.dumps(facts))}"></span>'

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 
+from mi_course import files
 from mi_course.course import notebooks, places
 from mi_course.errors import CourseError
 
@@ -40,7 +41,7 @@ def badges(check: bool = False, repo: str | None = None, branch: str | None = No
         after = rewritten(before, name, place)
         stale += [f"{name} {what}." for what in missing(after, name, folder)]
         if before != after and not check:
-            places.write(path, after)
+            files.write(path, after)
             print(f"rewritten: {name}")
         elif before != after:
             stale.append(f"{name} is out of date: python -m mi_course badges")
@@ -131,20 +132,18 @@ def picture(folder: Path, check: bool) -> list[str]:
     if path.exists() and path.read_bytes() == blobs[0]:
         return []
     if not check:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(blobs[0])
+        files.write(path, blobs[0])
         return []
     return [f"{path.name} is not the figure that {found[2]} stores: python -m mi_course badges"]
 
 
 def table(colab: str) -> str:
     """README's table of notebooks, from what each says in its opening cells."""
-    from mi_course.course import site
-
     lines = ["| Notebook | Question | Measured on two CPU cores | |", "|---|---|---|---|"]
     for path in places.find():
         nb = nbformat.read(path, as_version=4)
-        title, question, measured = site.title_of(nb, path.stem), site.question_of(nb), site.measured_of(nb)
+        title = notebooks.title_of(nb, path.stem)
+        question, measured = notebooks.question_of(nb), notebooks.measured_of(nb)
         badge = f"[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/{path.name})"
         lines.append(f"| [{title}](notebooks/{path.name}) | {question} | {measured} | {badge} |")
     return "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 
+from mi_course import files
 from mi_course.course import notebooks, places, seeds
 from mi_course.errors import CourseError
 
@@ -126,10 +127,10 @@ def student(
         if seed != variant:
             print(f"{path.stem} has no line SEED = 0: it is the same in every variant.", file=sys.stderr)
         nb = (assignment if nbgrader else student_copy)(nb, path.stem, variant)
-        places.write(copy, nbformat.writes(nb) + "\n")
+        files.write(copy, nbformat.writes(nb) + "\n")
         print(copy)
     if nbgrader:
-        places.write(out / "nbgrader_config.py", CONFIG)
+        files.write(out / "nbgrader_config.py", CONFIG)
     return 0
 
 

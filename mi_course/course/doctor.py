@@ -134,7 +134,7 @@ def disagreements(found: dict[str, float]) -> list[str]:
 
 def checkpoints() -> Iterator[Finding]:
     """Every shipped file against the hash in its card."""
-    good, folder = 0, models.data_dir() / "checkpoints"
+    good, folder = 0, files.checkpoints()
     for path in sorted(folder.glob("*.safetensors")):
         try:
             files.read_checked(path)

@@ -1,9 +1,12 @@
-"""What a stored notebook must be: run from start to end, showing something that can be compared."""
+"""A stored notebook: what its opening says, and what it must be: run from start to end, with something to compare."""
 
+import ast
 import hashlib
 import re
 
 import nbformat
+
+from mi_course.pretrained.needing import SKIPPED, needs
 
 
 def unrun_cells(nb: nbformat.NotebookNode) -> list[str]:
@@ -27,7 +30,41 @@ def unrun_cells(nb: nbformat.NotebookNode) -> list[str]:
         if "raises-exception" not in tags:
             errors = [output for output in cell.outputs if output.output_type == "error"]
             problems += [f"Cell {index} ends in {error.ename}: {error.evalue}" for error in errors]
+        if any(output.get("text", "").startswith(SKIPPED) for output in cell.outputs):
+            problems.append(f"Cell {index} was skipped, for it needs a model: python -m mi_course fetch")
     return problems
+
+
+def unmarked_cells(nb: nbformat.NotebookNode) -> list[str]:
+    """Cells that use what a cell marked `# needs …` defined, without saying so: where that is absent they would fail."""
+    problems, needy, defined = [], {}, set()
+    for index, cell in enumerate(nb.cells):
+        if cell.cell_type != "code":
+            continue
+        bound, read = _names(cell.source)
+        if models := needs(cell.source):
+            needy |= dict.fromkeys(bound - defined, models[0])
+            continue
+        if used := sorted((read - bound) & set(needy)):
+            problems.append(
+                f"Cell {index} uses {used[0]}: its first line must be `# needs {needy[used[0]]}`."
+            )
+        defined |= bound
+        needy = {name: model for name, model in needy.items() if name not in bound}
+    return problems
+
+
+def _names(source: str) -> tuple[set[str], set[str]]:
+    """The names a cell binds and those it reads; none where it is no plain Python."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except SyntaxError:
+        return set(), set()
+    bound = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    bound |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    bound |= {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    read = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    return bound, read
 
 
 def silent_sections(nb: nbformat.NotebookNode) -> list[str]:
@@ -72,4 +109,28 @@ def tidy(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return nbformat.from_dict(nb)
 
 
+# -- what the opening says ----------------------------------------------------------------------------
+
 MEASURED = re.compile(r"(?<=Measured on two CPU cores: )about (\S+ s, \S+ GB)")
+
+
+def title_of(nb: nbformat.NotebookNode, name: str) -> str:
+    """The first `# heading`."""
+    for cell in nb.cells:
+        if cell.cell_type == "markdown" and (heading := re.search(r"^# +(.+)", cell.source, re.MULTILINE)):
+            return heading[1].strip()
+    return name
+
+
+def question_of(nb: nbformat.NotebookNode) -> str:
+    """The first sentence in the opening cells that asks something."""
+    opening = "\n\n".join(cell.source for cell in nb.cells[:5] if cell.cell_type == "markdown")
+    plain = re.sub(r"!?\[([^\]]*)\]\([^)]*\)|[*_#>]", r"\1", opening)
+    asked = re.search(r"[^.?!:\n][^.?!\n]*(?:\n[^.?!\n]+)*\?", plain)
+    return " ".join(asked[0].split()) if asked else ""
+
+
+def measured_of(nb: nbformat.NotebookNode) -> str:
+    """What the notebook says about its own seconds and memory."""
+    said = MEASURED.search("\n".join(cell.source for cell in nb.cells[:5]))
+    return said[1] if said else ""

@@ -1,6 +1,5 @@
 """Where the course's clone, notebooks and settings are."""
 
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,14 +38,3 @@ def _find_one(name: str, stored: dict[str, Path]) -> Path:
 def settings() -> dict:
     """What pyproject.toml says."""
     return tomllib.loads((root() / "pyproject.toml").read_text(encoding="utf-8"))
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -14,9 +14,11 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from mi_course.course import places
 from mi_course.course.notebooks import MEASURED, silent_sections, tidy, unrun_cells
-from mi_course.course.places import find, root, write
+from mi_course.files import write
 from mi_course.offline import steady_environment
 
 
@@ -75,9 +77,14 @@ class Runner:
     def seconds(self) -> float:
         return 0.0 if self.started is None else round(time.monotonic() - self.started, 1)
 
+    @property
     def state(self) -> str:
-        minutes, seconds = divmod(int(self.result.seconds if self.finished else self.seconds), 60)
-        return f"{self.path.stem:24} cell {self.result.cells:>3}/{self.total:<3} {minutes:>2}:{seconds:02}"
+        """Where it is, in a word."""
+        if self.started is None:
+            return "waits"
+        if not self.finished:
+            return "runs"
+        return "FAILED" if self.result.failed else "done"
 
     def _count(self, cell, cell_index, execute_reply) -> None:
         if cell.cell_type == "code":
@@ -93,11 +100,8 @@ class Runner:
     def _traceback(self) -> str:
         errors = [output for output in self.nb.cells[self.index].outputs if output.output_type == "error"]
         text = "\n".join("\n".join(error.traceback) for error in errors)
-        return (
-            text
-            if sys.stdout.isatty() and "NO_COLOR" not in os.environ
-            else re.sub(r"\x1b\[[0-9;]*m", "", text)
-        )
+        coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        return text if coloured else re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def _why(error: Exception, timeout: int) -> str:
@@ -122,7 +126,7 @@ def peak_memory_mb(pid: int) -> int:
 
 def execute(paths: list[Path], jobs: int | None = None, timeout: int = 900) -> list[Runner]:
     """Run notebooks side by side, each in its own kernel. One that fails does not stop the others."""
-    build = root() / "build"
+    build = places.root() / "build"
     env = steady_environment(build / "ipython")
     runners = [Runner(path, timeout, env) for path in paths]
     jobs = jobs or min(4, os.cpu_count() or 1)
@@ -141,30 +145,55 @@ def execute(paths: list[Path], jobs: int | None = None, timeout: int = 900) -> l
 
 
 def _watch(runners: list[Runner]) -> None:
-    """Show one line per notebook until all are done: redrawn in a terminal, now and then in a pipe."""
-    terminal, drawn, said = sys.stdout.isatty(), 0, {}
-    while True:
-        done = all(runner.finished for runner in runners)
-        if terminal:
-            up = f"\x1b[{drawn}A" if drawn else ""
-            print(up + "".join(f"\x1b[2K{_line(runner)}\n" for runner in runners), end="", flush=True)
-            drawn = len(runners)
-        for runner in [] if terminal else runners:
-            due = runner.finished or (runner.started and runner.seconds - said.get(runner, -30) >= 30)
-            if due and said.get(runner) != "done":
-                said[runner] = "done" if runner.finished else runner.seconds
+    """Show how far each notebook is until all are done: redrawn in a terminal, a line now and then in a pipe."""
+    (_rows if sys.stdout.isatty() else _lines)(runners)
+
+
+def _rows(runners: list[Runner]) -> None:
+    """One row a notebook: a bar, the cell, minutes, memory."""
+    cell = TextColumn("cell {task.completed:>3.0f}/{task.total:<3.0f}")
+    columns = TextColumn("{task.description:24}"), BarColumn(20), cell, TimeElapsedColumn()
+    with Progress(*columns, TextColumn("{task.fields[peak_mb]:>5} MB  {task.fields[state]}")) as progress:
+        rows = {
+            runner: progress.add_task(
+                runner.path.stem, start=False, total=runner.total, peak_mb=0, state="waits"
+            )
+            for runner in runners
+        }
+        while not all(_drawn(progress, row, runner) for runner, row in list(rows.items())):
+            time.sleep(0.2)
+
+
+def _drawn(progress: Progress, row: TaskID, runner: Runner) -> bool:
+    """The row as things stand; whether this notebook is done."""
+    done = runner.finished
+    if runner.started is not None:
+        progress.start_task(row)
+    progress.update(row, completed=runner.result.cells, peak_mb=runner.result.peak_mb, state=runner.state)
+    if done:
+        progress.stop_task(row)
+    return done
+
+
+def _lines(runners: list[Runner]) -> None:
+    """A line for a notebook that began, one every half minute while it runs, one when it is done."""
+    said, left = {}, list(runners)
+    while left:
+        for runner in list(left):
+            done = runner.finished
+            if done or (runner.started is not None and runner.seconds - said.get(runner, -30) >= 30):
+                said[runner] = runner.seconds
                 print(_line(runner), flush=True)
-        if done:
-            return
+            if done:
+                left.remove(runner)
         time.sleep(0.2)
 
 
 def _line(runner: Runner) -> str:
-    if runner.started is None:
-        return f"{runner.path.stem:24} waits"
-    if not runner.finished:
-        return runner.state()
-    return f"{runner.state()}  {'FAILED' if runner.result.failed else f'done, {runner.result.peak_mb} MB'}"
+    result = runner.result
+    minutes, seconds = divmod(int(result.seconds if runner.finished else runner.seconds), 60)
+    told = f"{runner.path.stem:24} cell {result.cells:>3}/{runner.total:<3} {minutes:>2}:{seconds:02}"
+    return f"{told}  {result.peak_mb:>5} MB  {runner.state}"
 
 
 def measured(result: Result) -> str:
@@ -199,7 +228,7 @@ def run(
     """Execute notebooks, then show the claims and build the site. Returns the exit code."""
     from mi_course.course import site
 
-    runners = execute(find(names), jobs, timeout)
+    runners = execute(places.find(names), jobs, timeout)
     _record([runner.result for runner in runners])
     refused = [sentence for runner in runners if keep and (sentence := store(runner, measure))]
     print()
@@ -213,7 +242,7 @@ def run(
 
 def _record(results: list[Result]) -> None:
     """Keep what was measured in build/run.json, beside what earlier runs of other notebooks measured."""
-    path = root() / "build" / "run.json"
+    path = places.root() / "build" / "run.json"
     earlier = json.loads(path.read_text())["notebooks"] if path.exists() else {}
     ran = {result.notebook: asdict(result) for result in results}
     machine = {"cpu": cpu_model(), "cores": os.cpu_count(), "python": platform.python_version()}

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import nbformat
 
+from mi_course import files
 from mi_course.claims.scoreboard import Row, Scoreboard
 from mi_course.course import places, runner
 from mi_course.errors import CourseError
-from mi_course.files import data_dir
 
 LINE = re.compile(r"^SEED = 0\b", re.MULTILINE)
 
@@ -55,7 +55,7 @@ def measure(path: Path, seeds: Sequence[int]) -> dict[int, list[Row]]:
             raise CourseError(f"Seed {seed}: {ran.result.failed}")
         done = build / f"seed{seed}" / path.name
         nbformat.write(ran.nb, done)
-        rows[seed] = [row for row in Scoreboard.from_notebooks([done]).rows if row.verdict]
+        rows[seed] = [row for row in Scoreboard.from_notebooks([done]).rows if row.measures]
     return rows
 
 
@@ -95,8 +95,8 @@ def main(names: Sequence[str], seeds: Sequence[int]) -> int:
     """Measure, write the pages, and say which verdicts differ between seeds."""
     for path in places.find(names):
         rows = measure(path, seeds)
-        target = data_dir() / "seeds" / f"{path.name[:2]}.md"
-        places.write(target, page(path, rows))
+        target = files.data_dir() / "seeds" / f"{path.name[:2]}.md"
+        files.write(target, page(path, rows))
         print(target)
         for i, row in enumerate(rows[seeds[0]]):
             verdicts = {seed: rows[seed][i].verdict for seed in seeds}

@@ -1,12 +1,10 @@
 """Activation patching: put a part of one run into another, and see what becomes of the answer."""
 
-from mi_course.patching.experiment import DIRECTIONS, HEADS, ROWS, SITES, UNITS, Experiment
-from mi_course.patching.results import (
+from mi_course.patching.experiment import DIRECTIONS, ROWS, Experiment
+from mi_course.patching.metrics import (
     METRICS,
     Answers,
     Logits,
-    Node,
-    PatchResult,
     Score,
     accuracy,
     kl,
@@ -17,11 +15,11 @@ from mi_course.patching.results import (
     prob,
     rank,
 )
+from mi_course.patching.nodes import HEADS, SITES, UNITS, Node, checked_pos, chosen
+from mi_course.patching.results import PatchResult
 from mi_course.patching.runs import (
     Run,
-    checked_pos,
     checked_run,
-    chosen,
     noised_embeddings,
     readable,
     record,

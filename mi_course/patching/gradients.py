@@ -18,6 +18,7 @@ from mi_course.errors import CourseError
 from mi_course.patching.edits import HOOKS, Activations
 from mi_course.patching.forward import Forward
 from mi_course.patching.hooked import Hooked
+from mi_course.patching.nodes import HEADS
 
 
 def gradients(
@@ -59,6 +60,24 @@ def run_open(engine: Forward | Hooked, run, start: Tensor, at, columns) -> tuple
 def along(host: Tensor, source: Tensor, steps: int) -> list[Tensor]:
     """Where gradients are taken: at the host, or at the midpoints (i − ½)/steps of the way to the source."""
     return [host] if steps == 1 else [host + (i + 0.5) / steps * (source - host) for i in range(steps)]
+
+
+def first_order(
+    kind: str, positions, host: Tensor, source: Tensor, slope: Tensor, sae
+) -> Float[Tensor, "batch *rest"]:
+    """The effects of one layer's nodes, [batch unit? pos]; of single weights [batch head query key]."""
+    if kind == "feature":
+        encoder, W_dec = sae[0], sae[0].W_dec.detach()
+        with torch.no_grad():
+            change = encoder.encode(source.flatten(2)) - encoder.encode(host.flatten(2))
+        return (change * (slope.flatten(2) @ W_dec.T) / encoder.scale).mT
+    effect = (source - host) * slope
+    if kind == "neuron":
+        return effect.mT
+    if kind == "pattern":
+        return effect if positions == "pairs" else effect.sum(-1)
+    effect = effect.sum(-1)
+    return effect.mT if kind in HEADS else effect
 
 
 def softmax_effects(

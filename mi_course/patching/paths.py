@@ -16,7 +16,7 @@ from torch import Tensor
 from mi_course.errors import CourseError
 from mi_course.patching.edits import Activations
 from mi_course.patching.forward import Forward
-from mi_course.patching.results import Node
+from mi_course.patching.nodes import Node
 
 SENDERS = ("resid_pre", "z", "result", "mlp_out")
 RECEIVERS = ("q", "k", "v", "mlp_in")

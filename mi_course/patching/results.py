@@ -1,6 +1,6 @@
-"""What a patch is measured with and what it gives: metrics on logits, nodes, `PatchResult`.
+"""What patches give: the score of every one, with its axes.
 
-Derived in notebook 06; the metrics and their traps after Heimersheim & Nanda (2024).
+Derived in notebook 06.
 """
 
 from __future__ import annotations
@@ -9,91 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from mi_course import plots
 from mi_course.errors import CourseError
-
-Logits = Float[Tensor, "*rest batch d_vocab"]
-Score = Float[Tensor, "*rest batch"]
-Answers = Int[Tensor, "batch"]
-
-
-# -- metrics -------------------------------------------------------------------------------------
-
-
-def of_token(logits: Logits, token: Answers) -> Score:
-    """Each prompt's entry at its own token."""
-    return logits.gather(-1, token.expand(logits.shape[:-1])[..., None])[..., 0]
-
-
-def logit_diff(logits: Logits, right: Answers, wrong: Answers) -> Score:
-    """Logit of the right answer less that of the wrong one; linear in the last residual stream up to its norm."""
-    return of_token(logits, right) - of_token(logits, wrong)
-
-
-def log_prob(logits: Logits, right: Answers) -> Score:
-    """log p(right) in nats; it saturates near 0, and cannot tell promoting `right` from holding others down."""
-    return of_token(logits.log_softmax(-1), right)
-
-
-def prob(logits: Logits, right: Answers) -> Score:
-    """p(right): exponential in the logits, blind near 0 and 1."""
-    return log_prob(logits, right).exp()
-
-
-def accuracy(logits: Logits, right: Answers) -> Score:
-    """1 where the largest logit is the right answer's; the first of equal ones counts as the largest."""
-    return (logits.argmax(-1) == right).to(logits.dtype)
-
-
-def rank(logits: Logits, right: Answers) -> Score:
-    """How many tokens stand above the right answer, 0 at the top; an equal one counts half."""
-    own = of_token(logits, right)[..., None]
-    return ((logits > own).sum(-1) + ((logits == own).sum(-1) - 1) / 2).to(logits.dtype)
-
-
-def kl(logits: Logits, reference: Float[Tensor, "batch d_vocab"]) -> Score:
-    """KL(reference ‖ patched) in nats over the whole vocabulary: 0 where the reference run is restored."""
-    p, q = reference.log_softmax(-1), logits.log_softmax(-1)
-    return (p.exp() * (p - q)).nan_to_num(nan=0.0).sum(-1)
-
-
-METRICS = {
-    "logit_diff": logit_diff, "log_prob": log_prob, "prob": prob, "accuracy": accuracy, "rank": rank, "kl": kl,
-}  # fmt: skip
-
-
-def normalised(score, corrupted: float | int, clean: float | int):
-    """(score − corrupted) / (clean − corrupted): 0 at the corrupted run, 1 at the clean one."""
-    if clean == corrupted:
-        raise CourseError(
-            f"Clean and corrupted score the same ({clean:.4g}): there is no distance to measure an effect in."
-        )
-    return (score - corrupted) / (clean - corrupted)
-
-
-# -- nodes ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Node:
-    """A part of the model that a patch can replace; `pos` None is every position, −1 the last one."""
-
-    kind: str
-    layer: int
-    head: int | None = None
-    unit: int | None = None  # of a neuron or a feature
-    pos: int | None = None
-
-    def __str__(self) -> str:
-        part = self.head if self.unit is None else self.unit
-        name = f"{self.kind} {self.layer}" + ("" if part is None else f".{part}")
-        return name if self.pos is None else f"{name} @{self.pos}"
-
-
-# -- results -------------------------------------------------------------------------------------
+from mi_course.patching.metrics import normalised
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -10,11 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_course.corpora.corpus import generator
-from mi_course.errors import CourseError, nearest
+from mi_course.errors import CourseError
 from mi_course.models import checked_tokens
 from mi_course.patching import engine as engines
 from mi_course.patching.forward import Forward
 from mi_course.patching.hooked import Hooked
+from mi_course.patching.nodes import checked_pos
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,21 +122,3 @@ def noised_embeddings(
     noise = torch.randn(embed.shape, generator=generator(seed)).to(embed) * float(sd) * table.std()
     embed[:, list(where)] += noise[:, list(where)]
     return embed
-
-
-def checked_pos(pos: int, n_pos: int) -> int:
-    """The position counted from the start."""
-    if not -n_pos <= pos < n_pos:
-        raise CourseError(
-            f"There is no position {pos}: prompts have {n_pos} tokens, 0…{n_pos - 1} or −{n_pos}…−1."
-        )
-    return int(pos) % n_pos
-
-
-def chosen(what: str, name: str, known) -> str:
-    """The name itself, if it is one of the known."""
-    if name not in known:
-        raise CourseError(
-            f"There is no {what} {name!r}: choose from {', '.join(known)}.{nearest(str(name), known)}"
-        )
-    return name

@@ -6,11 +6,9 @@ sae-512-l2-seed1 has 512 features, λ = 2, and reads mlp-1l-seed1.
 
 from __future__ import annotations
 
-import json
-import platform
 import time
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,56 +19,109 @@ from mi_course import processes, sae
 from mi_course.activations import collect
 from mi_course.corpora import scripts
 from mi_course.corpora.corpus import generator
-from mi_course.files import data_dir, minutes_of, write_atomically
+from mi_course.files import add_to_card
 from mi_course.models import TinyTransformer, load, next_token_loss
+from mi_course.recipes.recipe import Recipe
 
 HOOK = "blocks.0.mlp.hook_post"
 
 
 @dataclass(frozen=True)
-class SaeRecipe:
-    """How one shipped autoencoder is made."""
+class SaeRecipe(Recipe):
+    """How one autoencoder is made."""
 
-    name: str
-    what: str  # one line
     sae: sae.SaeConfig
     inputs: int  # activation vectors it is trained on
-    model: str = "mlp-1l"
     shuffled: bool = False  # of a model whose weights were shuffled: the control of TM-18
     lr: float = 1e-3
     shipped: bool = True
-    device: str = "cpu"  # it was trained on, one thread
+    shares_batches: bool = field(default=True, kw_only=True)
+
+    @property
+    def model(self) -> str:
+        """The transformer whose neurons it reads."""
+        return of_seed("mlp-1l", self.seed)
+
+    @property
+    def stem(self) -> str:
+        return self.name  # which holds the seed
 
     @property
     def training(self) -> sae.SaeTraining:
         return sae.SaeTraining(self.inputs // 512, lr=self.lr, seed=self.sae.seed)
 
     @property
-    def minutes(self) -> float:
-        """Of training, as the card says; NaN where it is not shipped."""
-        return minutes_of(self.name)
-
-    @property
     def megabytes(self) -> float:
         """Size of the file, matrices in 16-bit floats."""
         return round(self.sae.d_in * self.sae.d_sae * 2 * 2 / 1e6, 1)
+
+    def seeded(self, seed: int) -> SaeRecipe:
+        """The same for another seed's model, drawn with another seed itself, under another name."""
+        rename = lambda text, base: text.replace(of_seed(base, self.seed), of_seed(base, seed))
+        base = self.name.removesuffix("-shuffled").removesuffix(f"-seed{self.seed}")
+        return replace(
+            self, name=rename(self.name, base), what=rename(self.what, "mlp-1l"), seed=seed,
+            sae=replace(self.sae, seed=self.sae.seed - self.seed + seed), shipped=False,
+        )  # fmt: skip
+
+    def read_model(self) -> TinyTransformer:
+        """The model whose neurons it reads, its weights shuffled where the recipe says so."""
+        model = load(self.model).requires_grad_(False)
+        return shuffled_weights(model) if self.shuffled else model
+
+    def make(self, out: Path, device: str, progress: bool) -> Path:
+        """Weights in 16-bit floats, and a card that says what they cost."""
+        model, corpus, training = self.read_model(), scripts.script_text(), self.training
+        n_ctx = model.cfg.n_ctx
+        rows = collect(model, HOOK, corpus.windows(n_ctx, self.inputs // n_ctx, seed=self.sae.seed)(0))
+        began = time.perf_counter()
+        encoder = sae.SparseAutoencoder(self.sae).start_from(rows[: 2**14].float())
+
+        def sample(step: int) -> Tensor:
+            drawn = torch.randint(len(rows), (training.batch,), generator=generator(training.seed, step))
+            return rows[drawn].float()
+
+        partial = out / f"{self.stem}.partial"
+        history = sae.train(encoder, sample, training, progress=progress, checkpoint=partial)
+        if processes.rank() > 0:
+            return out / f"{self.stem}.safetensors"  # the first process measures and writes
+        card = self.provenance(time.perf_counter() - began, device) | {
+            "model": self.model, "shuffled": self.shuffled, "hook": HOOK, "training": asdict(training),
+            "inputs": len(history.loss) * training.batch, "corpus": repr(corpus), "fingerprint": corpus.fingerprint,
+        }  # fmt: skip
+        path = saved_in_half(encoder, out / self.stem, card, lambda one: measure(one, model, corpus))
+        partial.unlink()
+        return path
+
+
+def saved_in_half(encoder: sae.SparseAutoencoder, path: Path, card: dict, measured: Callable) -> Path:
+    """The file in 16-bit floats; its card says what was measured before, and how much the rounding changed."""
+    full = measured(encoder)
+    path = encoder.save(path, half=True, **card, final=full)
+    half = measured(sae.SparseAutoencoder.load(path))
+    add_to_card(path, change_by_16_bit_floats={key: round(half[key] - full[key], 6) for key in full})
+    return path
+
+
+def of_seed(name: str, seed: int) -> str:
+    """The name of a family's member: that of seed 0 is the family's."""
+    return f"{name}-seed{seed}" if seed else name
 
 
 def l1_recipe(
     size: int, penalty: int, seed: int = 0, shuffled: bool = False, shipped: bool = True
 ) -> SaeRecipe:
     """ReLU and L1 on one of the two models."""
-    end = (f"-seed{seed}" if seed else "") + ("-shuffled" if shuffled else "")
-    of = "the weight-shuffled mlp-1l" if shuffled else f"mlp-1l{f'-seed{seed}' if seed else ''}"
+    name = of_seed(f"sae-{size}-l{penalty}", seed) + ("-shuffled" if shuffled else "")
+    of = ("the weight-shuffled " if shuffled else "") + of_seed("mlp-1l", seed)
     return SaeRecipe(
-        f"sae-{size}-l{penalty}{end}", f"{size} features, λ = {penalty}, of {of}",
+        name, f"{size} features, λ = {penalty}, of {of}",
         sae.SaeConfig(512, size, "relu", l1=float(penalty), seed=1000 + seed),
-        inputs=1_000_000,
-        model="mlp-1l" + (f"-seed{seed}" if seed else ""), shuffled=shuffled, shipped=shipped,
+        inputs=1_000_000, shuffled=shuffled, shipped=shipped, seed=seed,
     )  # fmt: skip
 
 
-SAE_RECIPES = {
+RECIPES = {
     recipe.name: recipe
     for recipe in (
         *(l1_recipe(512, penalty, seed) for seed in (0, 1) for penalty in (2, 3, 5)),
@@ -96,50 +147,6 @@ def shuffled_weights(model: TinyTransformer, seed: int = 0) -> TinyTransformer:
             order = torch.randperm(value.numel(), generator=generator(seed, i))
             twin.state_dict()[name].copy_(value.flatten()[order].view_as(value))
     return twin.eval().requires_grad_(False)
-
-
-def read_model(recipe: SaeRecipe, folder: str | Path | None = None) -> TinyTransformer:
-    """The model whose neurons a recipe reads."""
-    model = load(recipe.model if folder is None else Path(folder) / recipe.model).requires_grad_(False)
-    return shuffled_weights(model) if recipe.shuffled else model
-
-
-def train(
-    name: str, out: str | Path | None = None, models: str | Path | None = None, progress: bool = True
-) -> Path:
-    """Train one recipe and write `out`/NAME with its card (default: `data/checkpoints`)."""
-    recipe = SAE_RECIPES[name]
-    out = Path(out) if out is not None else data_dir() / "checkpoints"
-    model, corpus = read_model(recipe, models), scripts.script_text()
-    n_ctx = model.cfg.n_ctx
-    rows = collect(model, HOOK, corpus.windows(n_ctx, recipe.inputs // n_ctx, seed=recipe.sae.seed)(0))
-    began = time.perf_counter()
-    encoder = sae.SparseAutoencoder(recipe.sae).start_from(rows[: 2**14].float())
-    training = recipe.training
-
-    def sample(step: int) -> Tensor:
-        return rows[
-            torch.randint(len(rows), (training.batch,), generator=generator(training.seed, step))
-        ].float()
-
-    partial = out / f"{name}.partial"
-    history = sae.train(encoder, sample, training, progress=progress, checkpoint=partial)
-    if processes.rank() > 0:
-        return out / f"{name}.safetensors"  # the first process measures and writes
-    minutes = round((time.perf_counter() - began) / 60, 1)
-    full = measure(encoder, model, corpus)
-    path = encoder.save(out / name, half=True, recipe=name, what=recipe.what, model=recipe.model,
-                        shuffled=recipe.shuffled, hook=HOOK, training=asdict(training), inputs=len(history.loss) * training.batch,
-                        minutes=minutes, device="cpu", threads=torch.get_num_threads(), corpus=repr(corpus),
-                        fingerprint=corpus.fingerprint, final=full,
-                        versions={"python": platform.python_version(), "torch": version("torch")})  # fmt: skip
-    half = measure(sae.SparseAutoencoder.load(path), model, corpus)
-    again = {key: round(half[key] - full[key], 6) for key in full}
-    card = path.with_suffix(".json")
-    text = json.loads(card.read_text(encoding="utf-8")) | {"change_by_16_bit_floats": again}
-    write_atomically({card: (json.dumps(text, indent=1, ensure_ascii=False) + "\n").encode()})
-    partial.unlink()
-    return path
 
 
 @torch.no_grad()

@@ -7,17 +7,15 @@ is interrupted goes on where it was, and the parts do not change the result of a
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mi_course import superposition as toy
-from mi_course.errors import CourseError
-from mi_course.files import data_dir, minutes_of, read_checked, save_checked
+from mi_course.files import checkpoints, read_checked, save_checked
+from mi_course.recipes.recipe import Recipe
 from mi_course.training import History
 
 
@@ -55,28 +53,51 @@ def densities(lowest: float, count: int) -> tuple[float, ...]:
 
 
 @dataclass(frozen=True)
-class ToyRecipe:
-    """How a family of shipped toy models is made."""
+class ToyRecipe(Recipe):
+    """How a family of toy models is made."""
 
-    name: str
-    what: str  # one line
     stages: dict[str, Stage] = field(default_factory=dict)
-    device: str = "cpu"  # it was trained on, one thread
-
-    @property
-    def card(self) -> Path:
-        return data_dir() / "checkpoints" / f"{self.name}.json"
-
-    @property
-    def minutes(self) -> float:
-        """Of training, as the card says; NaN before it was ever trained."""
-        return minutes_of(self.name)
+    devices: tuple[str, ...] = field(default=("cpu", "cuda"), kw_only=True)
 
     @property
     def megabytes(self) -> float:
         """Size of the shipped file."""
-        weights = self.card.with_suffix(".safetensors")
+        weights = checkpoints() / f"{self.name}.safetensors"
         return round(weights.stat().st_size / 1e6, 1) if weights.exists() else float("nan")
+
+    def make(self, out: Path, device: str, progress: bool) -> Path:
+        """All stages: weights, biases, losses and card; every part resumes from its own checkpoint."""
+        tensors, seconds, partials = {}, 0.0, []
+        for name, stage in self.stages.items():
+            found = []
+            for number, (rows, cols) in enumerate(stage.parts()):
+                partials.append(out / f"{self.stem}.{name}-{number}.partial")
+                if progress:
+                    print(f"{name}, part {number + 1} of {len(stage.parts())}")
+                models, losses, history = train_part(
+                    stage, rows, cols, self.seed, device, partials[-1], progress
+                )
+                found.append((models, losses))
+                seconds += history.seconds
+            tensors |= {f"{name}.{key}": value for key, value in gather(stage, found).items()}
+        stages = {name: asdict(stage) for name, stage in self.stages.items()}
+        card = self.provenance(seconds, device) | {"stages": stages, "final": outcome(tensors)}
+        path = save_checked(out / self.stem, tensors, **card)
+        for partial in partials:
+            partial.unlink()
+        return path
+
+    def report(self, path: Path) -> str:
+        """What the models turned out to be, as a small table of text."""
+        _, card = read_checked(path)
+        out = [f"{card['what']}\n{card['minutes']:g} min on {card['device']}, seed {card['seed']}"]
+        for stage, columns in card["final"].items():
+            out.append(f"\n{stage}\n" + "  ".join(columns))
+            for row in zip(*columns.values(), strict=True):
+                out.append(
+                    "  ".join(f"{value:>{len(name)}g}" for name, value in zip(columns, row, strict=True))
+                )
+        return "\n".join(out)
 
 
 PAPER_SCALE = ToyRecipe(
@@ -91,37 +112,6 @@ PAPER_SCALE = ToyRecipe(
     },
 )  # fmt: skip
 RECIPES = {PAPER_SCALE.name: PAPER_SCALE}
-
-
-def train(
-    recipe: ToyRecipe,
-    seed: int = 0,
-    out: str | Path | None = None,
-    device: str = "cpu",
-    progress: bool = True,
-) -> Path:
-    """Train all stages and write weights, biases, losses and card; every part resumes from its own checkpoint."""
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
-        raise CourseError(f"There is no device {device!r} here: 'cpu', or 'cuda' where there is a GPU.")
-    out = Path(out) if out is not None else data_dir() / "checkpoints"
-    stem = recipe.name + (f"-seed{seed}" if seed else "")
-    tensors, seconds, partials = {}, 0.0, []
-    for name, stage in recipe.stages.items():
-        found = []
-        for number, (rows, cols) in enumerate(stage.parts()):
-            partials.append(out / f"{stem}.{name}-{number}.partial")
-            if progress:
-                print(f"{name}, part {number + 1} of {len(stage.parts())}")
-            models, losses, history = train_part(stage, rows, cols, seed, device, partials[-1], progress)
-            found.append((models, losses))
-            seconds += history.seconds
-        tensors |= {f"{name}.{key}": value for key, value in gather(stage, found).items()}
-    path = save_checked(
-        out / stem, tensors, **provenance(recipe, seed, seconds, device), final=report(tensors)
-    )
-    for partial_file in partials:
-        partial_file.unlink()
-    return path
 
 
 def train_part(
@@ -161,22 +151,12 @@ def gather(stage: Stage, found: list[tuple[toy.ToyModels, Tensor]]) -> dict[str,
     }  # fmt: skip
 
 
-def provenance(recipe: ToyRecipe, seed: int, seconds: float, device: str) -> dict:
-    """What a card says of its run."""
-    return {
-        "recipe": recipe.name, "seed": seed, "what": recipe.what, "minutes": round(seconds / 60, 1),
-        "device": device, "threads": torch.get_num_threads(),
-        "stages": {name: asdict(stage) for name, stage in recipe.stages.items()},
-        "versions": {"python": platform.python_version(), "torch": version("torch")},
-    }  # fmt: skip
-
-
 def rounded(values, digits: int = 3) -> list[float]:
     """Plain numbers, for a card."""
     return [round(float(value), digits) for value in values]
 
 
-def report(tensors: dict[str, Tensor]) -> dict:
+def outcome(tensors: dict[str, Tensor]) -> dict:
     """What the models turned out to be, one entry a density; goes into the card."""
     lines = {}
     for stage in sorted({name.split(".")[0] for name in tensors}):
@@ -191,14 +171,3 @@ def report(tensors: dict[str, Tensor]) -> dict:
             "monosemantic_neurons": toy.monosemantic(W).sum(-1).tolist(),
         }  # fmt: skip
     return lines
-
-
-def say(path: str | Path) -> str:
-    """The report of a trained file as a small table of text."""
-    _, card = read_checked(path)
-    out = [f"{card['what']}\n{card['minutes']:g} min on {card['device']}, seed {card['seed']}"]
-    for stage, columns in card["final"].items():
-        out.append(f"\n{stage}\n" + "  ".join(columns))
-        for row in zip(*columns.values(), strict=True):
-            out.append("  ".join(f"{value:>{len(name)}g}" for name, value in zip(columns, row, strict=True)))
-    return "\n".join(out)

@@ -2,54 +2,85 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from mi_course import corpora, induction
 from mi_course.corpora import scripts
-from mi_course.files import minutes_of, save_checked
+from mi_course.files import save_checked
 from mi_course.models import TinyConfig, TinyTransformer
-from mi_course.training import History, TrainConfig
+from mi_course.recipes.recipe import Recipe
+from mi_course.training import History, Snapshots, TrainConfig, fit
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How one family of checkpoints is made."""
+class TransformerRecipe(Recipe):
+    """How one family of transformers is made."""
 
-    name: str
-    what: str  # one line
     vocab: int  # of the shipped tokeniser, python-<vocab>
     model: dict  # fields of TinyConfig
-    train: TrainConfig
+    training: TrainConfig
     batch: int  # windows a step
     random_repeats: float = 0.0  # share of windows replaced by uniformly random repeats; 0 is text alone
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2)  # that are shipped
     until: int | None = None  # stop at this step of the schedule
     snapshots: tuple[int, ...] = ()  # steps whose weights are kept, of seed 0
     text: str = "python"  # or "scripts": with planted scripts
-    device: str = "cpu"  # it was trained on, one thread
 
     @property
     def config(self) -> TinyConfig:
-        return TinyConfig(d_vocab=self.vocab, **self.model)
-
-    def corpus(self) -> corpora.Corpus:
-        """The text it reads."""
-        return corpora.python_text(self.vocab) if self.text == "python" else scripts.script_text(self.vocab)
-
-    @property
-    def minutes(self) -> float:
-        """Of training seed 0, as its card says; NaN before it was ever trained."""
-        return minutes_of(self.name)
+        return TinyConfig(d_vocab=self.vocab, **self.model, seed=self.seed)
 
     @property
     def megabytes(self) -> float:
         """Size of one seed's weights."""
         return round(sum(p.numel() for p in TinyTransformer(self.config).parameters()) * 4 / 1e6, 1)
+
+    def corpus(self) -> corpora.Corpus:
+        """The text it reads."""
+        return corpora.python_text(self.vocab) if self.text == "python" else scripts.script_text(self.vocab)
+
+    def sampler(self, corpus: corpora.Corpus) -> corpora.Sampler:
+        """Windows of the training text, and random repeats where the recipe says so."""
+        n_ctx, n = self.config.n_ctx, self.batch
+        text = corpus.windows(n_ctx, n, seed=self.seed)
+        if not self.random_repeats:
+            return text
+        noise = corpora.random_repeats(
+            corpus.d_vocab, n_ctx, n, period=(10, n_ctx // 2), seed=self.seed + 1000, first=1
+        )
+        return corpora.mixed(text, noise, self.random_repeats, seed=self.seed)
+
+    def make(self, out: Path, device: str, progress: bool) -> Path:
+        """Weights and card, a log of the run, and snapshots of seed 0 where the recipe has them."""
+        model, corpus = TinyTransformer(self.config), self.corpus()
+        watch, partial = Watch(corpus, self.config), out / f"{self.stem}.partial"
+        snapshots: dict[int, dict] = {}
+        keep = lambda m, step: snapshots.update({step: {k: v.clone() for k, v in m.state_dict().items()}})
+        every = range(0, self.training.steps + 1, max(1, self.training.steps // 100))
+        history = fit(
+            model, self.sampler(corpus), self.training,
+            evaluate=watch, evaluate_at=every, stop_at=self.until,
+            callbacks=[Snapshots(keep, self.snapshots if self.seed == 0 else ())],
+            checkpoint=partial, progress=progress,
+        )  # fmt: skip
+        path = model.save(out / self.stem, **self.card(corpus, history, watch))
+        save_log(out / f"{self.stem}-log", history, watch)
+        if snapshots:
+            save_snapshots(out / f"{self.stem}-snapshots", snapshots, recipe=self.name, seed=self.seed)
+        partial.unlink()
+        return path
+
+    def card(self, corpus: corpora.Corpus, history: History, watch: Watch) -> dict:
+        """What the card says of its run."""
+        last = {k: v for k, v in history.evaluations[-1].items() if k not in ("token_losses", "step")}
+        return self.provenance(history.seconds, "cpu", "transformer-lens") | {
+            "train": asdict(self.training), "steps": len(history.loss), "batch": self.batch,
+            "random_repeats": self.random_repeats, "tokens": history.tokens, "corpus": repr(corpus),
+            "fingerprint": corpus.fingerprint, "tokenizer": f"{self.text}-{self.vocab}", "icl": watch.what_icl_is(), "final": last,
+        }  # fmt: skip
 
 
 LONG = TrainConfig(steps=6000, lr=5e-3, optimizer="muon", muon_lr=0.02, warmup=50, decay_share=0.3)
@@ -59,38 +90,26 @@ TWO_LAYERS = {"n_layers": 2, "position_layers": 1}
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("induction-2l", "two attention-only layers on Python text: induction heads", 512, TWO_LAYERS,
+        TransformerRecipe("induction-2l", "two attention-only layers on Python text: induction heads", 512, TWO_LAYERS,
                LONG, batch=8, snapshots=PHASE_CHANGE),
-        Recipe("induction-1l", "the one-layer control: the same text, no induction heads", 512, {"n_layers": 1},
+        TransformerRecipe("induction-1l", "the one-layer control: the same text, no induction heads", 512, {"n_layers": 1},
                LONG, batch=8),
-        Recipe("induction-1l-smeared", "one layer with smeared keys: induction after all", 512,
+        TransformerRecipe("induction-1l-smeared", "one layer with smeared keys: induction after all", 512,
                {"n_layers": 1, "smeared": True}, LONG, batch=8),
-        Recipe("induction-2l-smeared", "two layers with smeared keys, stopped after the phase change", 512,
+        TransformerRecipe("induction-2l-smeared", "two layers with smeared keys, stopped after the phase change", 512,
                TWO_LAYERS | {"smeared": True}, LONG, batch=8, until=2400),
-        Recipe("induction-2l-repeats", "two layers with 5% of windows replaced by uniformly random repeats", 512,
+        TransformerRecipe("induction-2l-repeats", "two layers with 5% of windows replaced by uniformly random repeats", 512,
                TWO_LAYERS, TrainConfig(steps=2400, lr=5e-3, optimizer="muon"), batch=8, random_repeats=0.05, seeds=(0,)),
-        Recipe("skip-trigrams-1l", "one attention-only layer, vocabulary 2048, on Python text", 2048,
+        TransformerRecipe("skip-trigrams-1l", "one attention-only layer, vocabulary 2048, on Python text", 2048,
                {"n_layers": 1, "n_heads": 8, "n_ctx": 128},
                TrainConfig(steps=3000, lr=5e-3, optimizer="muon"), batch=16),
-        Recipe("mlp-1l", "one layer with 512 ReLU neurons, on Python text with planted scripts", 1024,
+        TransformerRecipe("mlp-1l", "one layer with 512 ReLU neurons, on Python text with planted scripts", 1024,
                {"n_layers": 1, "n_heads": 8, "n_ctx": 128, "d_mlp": 512, "norm": "rmsnorm", "positions": "rotary",
                 "bias": True},
                TrainConfig(steps=3400, lr=0.02, optimizer="muon", betas=(0.9, 0.95), rates=(("mlp.W_out", 0.5),)),
                batch=32, seeds=(0, 1), text="scripts"),
     )
 }  # fmt: skip
-
-
-def sampler(recipe: Recipe, corpus: corpora.Corpus, seed: int) -> corpora.Sampler:
-    """Windows of the training text, and random repeats where the recipe says so."""
-    n_ctx, n = recipe.config.n_ctx, recipe.batch
-    text = corpus.windows(n_ctx, n, seed=seed)
-    if not recipe.random_repeats:
-        return text
-    noise = corpora.random_repeats(
-        corpus.d_vocab, n_ctx, n, period=(10, n_ctx // 2), seed=seed + 1000, first=1
-    )
-    return corpora.mixed(text, noise, recipe.random_repeats, seed=seed)
 
 
 class Watch:
@@ -115,20 +134,13 @@ class Watch:
             **scores,
         }
 
-
-def provenance(recipe: Recipe, corpus: corpora.Corpus, history: History, model, watch: Watch) -> dict:
-    """What a card says of its run."""
-    last = {k: v for k, v in history.evaluations[-1].items() if k not in ("token_losses", "step")}
-    return {
-        "what": recipe.what, "train": asdict(recipe.train), "steps": len(history.loss), "batch": recipe.batch,
-        "random_repeats": recipe.random_repeats, "tokens": history.tokens, "corpus": repr(corpus),
-        "fingerprint": corpus.fingerprint, "tokenizer": f"{recipe.text}-{recipe.vocab}",
-        "minutes": round(history.seconds / 60, 1), "device": "cpu", "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", "transformer-lens")},
-        "icl": f"last 20 tokens of {len(watch.windows[0])} held-out windows of "
-        f"{watch.windows[0].shape[1]} tokens, less the same tokens in windows of {watch.windows[1].shape[1]}",
-        "final": last,
-    }  # fmt: skip
+    def what_icl_is(self) -> str:
+        """The in-context learning score in words, for the card."""
+        long, short = self.windows
+        return (
+            f"last 20 tokens of {len(long)} held-out windows of "
+            f"{long.shape[1]} tokens, less the same tokens in windows of {short.shape[1]}"
+        )
 
 
 def save_log(path: Path, history: History, watch: Watch) -> None:
@@ -142,15 +154,9 @@ def save_log(path: Path, history: History, watch: Watch) -> None:
     )
 
 
-def save_snapshots(path: Path, snapshots: dict[int, dict], recipe: Recipe, seed: int) -> None:
+def save_snapshots(path: Path, snapshots: dict[int, dict], **card) -> None:
     """Weights along the way in 16-bit floats, one leading snapshot axis, and their `step`."""
     steps = sorted(snapshots)
     names = [name for name in snapshots[steps[0]] if name != "pos_embed.W_pos"]  # the table never changes
     tensors = {name: torch.stack([snapshots[step][name] for step in steps]).half() for name in names}
-    save_checked(
-        path,
-        tensors | {"step": torch.tensor(steps)},
-        what="weights along the way",
-        recipe=recipe.name,
-        seed=seed,
-    )
+    save_checked(path, tensors | {"step": torch.tensor(steps)}, what="weights along the way", **card)

@@ -1,19 +1,18 @@
 """Sparse autoencoders: dictionaries, their losses and steps, training, measures, SAELens' format, pages of features."""
 
 from mi_course.sae.dictionary import (
-    KINDS,
-    UNIT_DECODER,
+    HUGE,
     WHILE_TRAINING,
-    Jump,
     SaeConfig,
     SparseAutoencoder,
-    Step,
+    as_rows,
     check_activations,
     geometric_median,
-    keep_top,
+    sinks,
 )
-from mi_course.sae.losses import auxiliary_loss, fast_loss, loss, projected
-from mi_course.sae.measures import dead_share, density, fvu, l0, loss_recovered, splice
+from mi_course.sae.kinds import KINDS, UNIT_DECODER, Jump, Step, auxiliary_loss, keep_top
+from mi_course.sae.losses import fast_loss, loss, projected
+from mi_course.sae.measures import dead_share, density, fvu, l0, loss_recovered, splice, unexplained
 from mi_course.sae.pages import (
     BARE,
     FIND,

@@ -8,21 +8,23 @@ Derived in notebook 05, from Bricken et al. (2023) unless it says otherwise.
 
 from __future__ import annotations
 
-import math
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError, nearest
 from mi_course.files import read_checked, save_checked, shipped_path
+from mi_course.sae.kinds import KINDS, Relu
 
-KINDS = ("relu", "relu_norm", "topk", "batchtopk", "jumprelu", "gated")
+HUGE = 10  # times the median length: what counts as a sink
 WHILE_TRAINING = ("silent", "step")  # buffers that are no part of the result
-UNIT_DECODER = ("relu", "topk", "batchtopk", "gated")  # rows of W_dec are kept at length 1
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,7 @@ class SaeConfig:
             raise CourseError(
                 f"An autoencoder needs d_in ≥ 1 and d_sae ≥ 1, not {self.d_in} and {self.d_sae}."
             )
-        if self.kind in ("topk", "batchtopk") and not 1 <= self.k <= self.d_sae:
-            raise CourseError(
-                f"{self.kind} needs 1 ≤ k ≤ d_sae = {self.d_sae} active features, not k = {self.k}."
-            )
+        KINDS[self.kind].check(self)
         if self.l1 < 0:
             raise CourseError(f"The penalty λ cannot be negative: l1 = {self.l1}.")
 
@@ -73,14 +72,19 @@ class SparseAutoencoder(nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae))
         self.b_dec = nn.Parameter(torch.zeros(cfg.d_in))
         self.register_buffer("scale", torch.tensor(1.0))
-        if cfg.kind == "jumprelu":
-            self.log_threshold = nn.Parameter(torch.full((cfg.d_sae,), math.log(0.1)))
-        if cfg.kind == "gated":
-            self.r_mag = nn.Parameter(torch.zeros(cfg.d_sae))
-            self.b_mag = nn.Parameter(torch.zeros(cfg.d_sae))
-        if cfg.kind == "batchtopk":
-            self.register_buffer("threshold", torch.tensor(0.0))  # of one input alone, once trained
+        self.kind.prepare(self)
         self.card: dict = {}
+
+    @property
+    def kind(self) -> Relu:
+        """What keeps the features sparse."""
+        return KINDS[self.cfg.kind]
+
+    def __repr__(self) -> str:
+        """One line: what it is, and what keeps it sparse."""
+        cfg, tied = self.cfg, ", tied" if self.cfg.tied else ""
+        sparse = f"k = {cfg.k}" if cfg.k else f"λ = {cfg.l1:g}"
+        return f"SparseAutoencoder({cfg.kind}, {cfg.d_in} → {cfg.d_sae} features, {sparse}{tied})"
 
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
@@ -99,25 +103,11 @@ class SparseAutoencoder(nn.Module):
             raise CourseError(
                 f"This autoencoder reads {self.cfg.d_in} numbers a vector; x has shape {list(x.shape)}."
             )
-        return x * self.scale
+        return x.to(self.W_dec.dtype) * self.scale
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         """From pre-activations to features: ReLU, the k largest, a threshold, or a gate and a magnitude."""
-        kind = self.cfg.kind
-        if kind == "topk":
-            return keep_top(pre.relu(), self.cfg.k)
-        if kind == "batchtopk":
-            if self.training:
-                return keep_top(pre.relu().flatten(), self.cfg.k * (pre.numel() // self.cfg.d_sae)).view_as(
-                    pre
-                )
-            return torch.where(pre > self.threshold, pre.relu(), 0.0)
-        if kind == "jumprelu":
-            return Jump.apply(pre.relu(), self.log_threshold.exp(), self.cfg.bandwidth)
-        if kind == "gated":
-            magnitude = ((pre - self.b_enc) * self.r_mag.exp() + self.b_mag).relu()
-            return torch.where(pre > 0, magnitude, 0.0)
-        return pre.relu()
+        return self.kind.activate(self, pre)
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """The features of activations x."""
@@ -131,22 +121,21 @@ class SparseAutoencoder(nn.Module):
         """x̂, the reconstruction."""
         return self.decode(self.encode(x))
 
-    @torch.no_grad()
-    def follow_threshold_(self, f: Float[Tensor, "batch d_sae"], rate: float = 0.01) -> None:
-        """BatchTopK's threshold for inputs that come alone: a running mean of the smallest active value."""
-        smallest = torch.where(f > 0, f, torch.inf).min()
-        if bool(smallest.isfinite()):
-            self.threshold.lerp_(smallest, rate if self.threshold > 0 else 1.0)
-
     # -- start and upkeep ------------------------------------------------------------------------
 
     @torch.no_grad()
-    def start_from(self, x: Float[Tensor, "sample d_in"]) -> SparseAutoencoder:
-        """Take the scale and the bias from a sample: E‖x·scale‖² = d_in, b_dec its geometric median."""
+    def start_from(self, x: Any) -> SparseAutoencoder:
+        """Take the scale and the bias from a sample [… d_in]: E‖x·scale‖² = d_in, b_dec its geometric median."""
+        x = as_rows(x)
         check_activations(x, self.cfg.d_in)
-        x = x.float()
         if not bool(x.any()):
             raise CourseError("All activations are zero: there is no scale to take from them.")
+        if (few := sinks(x)) is not None:
+            warnings.warn(
+                f"{int(few.sum()):,} of {len(x):,} activations are over {HUGE} times as long as the median: scale and "
+                "FVU will be theirs. In real models they stand at the first position: leave it out.",
+                stacklevel=2,
+            )
         self.scale.copy_((self.cfg.d_in / x.square().sum(-1).mean()).sqrt())
         self.b_dec.copy_(geometric_median(x * self.scale))
         return self
@@ -154,7 +143,7 @@ class SparseAutoencoder(nn.Module):
     @torch.no_grad()
     def normalise_(self) -> None:
         """Rows of W_dec back to length 1, where the kind asks for it."""
-        if self.cfg.kind in UNIT_DECODER:
+        if self.kind.unit_decoder:
             self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-8))
 
     # -- files -----------------------------------------------------------------------------------
@@ -185,6 +174,30 @@ class SparseAutoencoder(nn.Module):
         return sae.eval()
 
 
+def as_rows(x: Any) -> Float[Tensor, "row d"]:
+    """Activations of any layout [… d], of torch or NumPy, as rows of 32-bit floats (or wider, as they are)."""
+    if not isinstance(x, Tensor | np.ndarray):
+        raise CourseError(f"Activations are a tensor [… d_in], not of type {type(x).__name__}.")
+    x = torch.as_tensor(x)
+    rows = x.reshape(-1, x.shape[-1]) if x.ndim > 2 and x.numel() else x
+    return rows if rows.dtype == torch.float64 else rows.float()
+
+
+def sinks(x: Float[Tensor, "row d"]) -> Bool[Tensor, "row"] | None:
+    """Rows over `HUGE` times as long as the median one that hold a tenth of the variance or more; None without such.
+
+    Real models keep a few of them, mostly at the first position, as a place for attention to rest (Sun et al. 2024,
+    "Massive activations").
+    """
+    lengths = x.norm(dim=-1)
+    some = lengths[lengths > 0]
+    if not len(some):
+        return None
+    few = lengths > HUGE * some.median()
+    centred = (x - x.mean(0)).square().sum(-1)
+    return few if bool(few.any()) and centred[few].sum() >= 0.1 * centred.sum() else None
+
+
 def check_activations(x: Tensor, d_in: int) -> None:
     """One sentence for activations of the wrong width, or with holes."""
     if x.ndim != 2 or x.shape[1] != d_in or not len(x):
@@ -193,44 +206,6 @@ def check_activations(x: Tensor, d_in: int) -> None:
         )
     if not bool(x.isfinite().all()):
         raise CourseError("The activations hold NaN or infinity: look at the model that made them.")
-
-
-def keep_top(values: Float[Tensor, "*batch n"], k: int) -> Float[Tensor, "*batch n"]:
-    """The k largest along the last axis, 0 elsewhere; gradients flow through what is kept."""
-    top = values.topk(k, dim=-1, sorted=False)
-    return torch.zeros_like(values).scatter(-1, top.indices, top.values)
-
-
-class Jump(torch.autograd.Function):
-    """JumpReLU (Rajamanoharan et al. 2024b): z where z > θ, else 0; its step has a gradient by a kernel of width ε."""
-
-    @staticmethod
-    def forward(ctx, z, threshold, bandwidth):
-        ctx.save_for_backward(z, threshold)
-        ctx.bandwidth = bandwidth
-        return torch.where(z > threshold, z, 0.0)
-
-    @staticmethod
-    def backward(ctx, grad):
-        z, threshold = ctx.saved_tensors
-        near = ((z - threshold).abs() < ctx.bandwidth / 2) / ctx.bandwidth
-        return torch.where(z > threshold, grad, 0.0), -(threshold * near * grad).flatten(0, -2).sum(0), None
-
-
-class Step(torch.autograd.Function):
-    """1 where z > θ: the term of an L0 penalty, with the same kernel for θ and no gradient for z."""
-
-    @staticmethod
-    def forward(ctx, z, threshold, bandwidth):
-        ctx.save_for_backward(z, threshold)
-        ctx.bandwidth = bandwidth
-        return (z > threshold).to(z.dtype)
-
-    @staticmethod
-    def backward(ctx, grad):
-        z, threshold = ctx.saved_tensors
-        near = ((z - threshold).abs() < ctx.bandwidth / 2) / ctx.bandwidth
-        return None, -(near * grad).flatten(0, -2).sum(0), None
 
 
 def geometric_median(x: Float[Tensor, "sample d_in"], steps: int = 50) -> Float[Tensor, "d_in"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -9,41 +10,68 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_course.errors import CourseError
-from mi_course.sae.dictionary import SparseAutoencoder
+from mi_course.sae.dictionary import HUGE, SparseAutoencoder, as_rows, sinks
+
+Loss = float | int | Tensor
 
 # -- measures: one definition each ---------------------------------------------------------------
 
 
 @torch.no_grad()
-def fvu(x: Float[Tensor, "sample d_in"], x_hat: Float[Tensor, "sample d_in"]) -> float:
-    """Fraction of variance unexplained, E‖x − x̂‖² / E‖x − E x‖²: 0 is perfect, 1 is no better than the mean."""
+def fvu(x: Float[Tensor, "*sample d_in"], x_hat: Float[Tensor, "*sample d_in"]) -> float:
+    """Fraction of variance unexplained, E‖x − x̂‖² / E‖x − E x‖²: 0 is perfect, 1 is no better than the mean.
+
+    Sums are taken in 32-bit floats at least, over all axes but the last. A few rows of huge norm (the first position
+    of real models) hold nearly all of the variance, and then FVU is about them alone: a warning gives the value
+    without them.
+    """
+    if x.shape != x_hat.shape:
+        raise CourseError(f"x and x̂ need one shape, not {list(x.shape)} and {list(x_hat.shape)}.")
+    x, x_hat = as_rows(x), as_rows(x_hat)
+    few = sinks(x)
+    if few is not None and not bool(few.all()):
+        rest = unexplained(x[~few], x_hat[~few])
+        warnings.warn(
+            f"{int(few.sum()):,} of {len(x):,} rows are over {HUGE} times as long as the median and decide FVU; "
+            f"without them it is {rest:.4g}. In real models they stand at the first position: leave it out.",
+            stacklevel=2,
+        )
+    return unexplained(x, x_hat)
+
+
+def unexplained(x: Float[Tensor, "row d_in"], x_hat: Float[Tensor, "row d_in"]) -> float:
+    """FVU of rows as they are."""
     return float((x - x_hat).square().sum() / (x - x.mean(0)).square().sum())
 
 
 @torch.no_grad()
-def l0(f: Float[Tensor, "sample d_sae"]) -> float:
+def l0(f: Float[Tensor, "*sample d_sae"]) -> float:
     """The mean number of active features an input."""
     return float((f > 0).float().sum(-1).mean())
 
 
 @torch.no_grad()
-def density(f: Float[Tensor, "sample d_sae"]) -> Float[Tensor, "d_sae"]:
+def density(f: Float[Tensor, "*sample d_sae"]) -> Float[Tensor, "d_sae"]:
     """The share of inputs on which each feature is active; 0 is dead, below 1e-6 ultralow (on enough inputs)."""
-    return (f > 0).float().mean(0)
+    return (f.reshape(-1, f.shape[-1]) > 0).float().mean(0)
 
 
 @torch.no_grad()
-def dead_share(f: Float[Tensor, "sample d_sae"]) -> float:
+def dead_share(f: Float[Tensor, "*sample d_sae"]) -> float:
     """The share of features that were never active."""
     return float((density(f) == 0).float().mean())
 
 
-def loss_recovered(loss: float, spliced: float, baseline: float) -> float:
+def loss_recovered(loss: Loss, spliced: Loss, baseline: Loss) -> float:
     """(L_baseline − L_spliced) / (L_baseline − L): 1 is nothing lost, 0 no better than the ablation named by the baseline.
 
     Zero ablation is the paper's baseline and, as its authors say, an overestimate; always print mean and resample
-    ablation beside it.
+    ablation beside it. Each loss is a number, or a tensor of single tokens' losses, whose mean is taken.
     """
+    loss, spliced, baseline = (
+        float(v.detach().double().mean()) if isinstance(v, Tensor) else float(v)
+        for v in (loss, spliced, baseline)
+    )
     if baseline == loss:
         raise CourseError("The ablation changes nothing: there is no loss to recover.")
     return (baseline - spliced) / (baseline - loss)
@@ -52,12 +80,12 @@ def loss_recovered(loss: float, spliced: float, baseline: float) -> float:
 def splice(sae: SparseAutoencoder, edit: Callable[[Tensor], Tensor] | None = None, keep_error: bool = False):
     """A hook that puts x̂ in the place of x; `edit(f)` may change the features first.
 
-    With `keep_error` what the autoencoder misses, x − x̂, is added back, so that without an edit nothing changes.
+    It comes out in the model's own format. With `keep_error` what the autoencoder misses, x − x̂, is added back, so that without an edit nothing changes.
     """
 
     def hook(x, hook=None):
         f = sae.encode(x)
         x_hat = sae.decode(f if edit is None else edit(f))
-        return x_hat + (x - sae.decode(f)) if keep_error else x_hat
+        return (x_hat + (x - sae.decode(f)) if keep_error else x_hat).to(x.dtype)
 
     return hook

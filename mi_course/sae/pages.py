@@ -20,6 +20,7 @@ from mi_course.corpora import scripts
 from mi_course.corpora.corpus import Corpus
 from mi_course.errors import CourseError
 from mi_course.models import TinyTransformer
+from mi_course.plots.tables import _number
 from mi_course.sae.dictionary import SparseAutoencoder
 from mi_course.sae.responses import (
     Recording,
@@ -127,7 +128,7 @@ def varying(html: str) -> str:
 
 
 def number(value: float | int, digits: int = 3) -> str:
-    return f'<span class="mi-n">{plots._number(value, digits)}</span>'
+    return f'<span class="mi-n">{_number(value, digits)}</span>'
 
 
 def header(rec: Recording, feature: int, script: str | None, facts: dict[str, float]) -> str:

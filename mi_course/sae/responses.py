@@ -21,16 +21,18 @@ HOOK = "blocks.0.mlp.hook_post"
 
 
 def proxy_correlation(
-    f: Float[Tensor, "sample d_sae"], proxy: Bool[Tensor, "sample"]
+    f: Float[Tensor, "*sample d_sae"], proxy: Bool[Tensor, "*sample"]
 ) -> Float[Tensor, "d_sae"]:
     """Pearson's r of each feature with a yes-or-no proxy; 0 for features, or a proxy, that never change."""
+    f, proxy = f.reshape(-1, f.shape[-1]), proxy.flatten()
     return correlations(f, proxy[:, None])[:, 0]
 
 
 def correlations(
-    a: Float[Tensor, "rows n"], b: Float[Tensor, "others m"] | Bool[Tensor, "others m"], chunk: int = 16384
+    a: Float[Tensor, "*rows n"], b: Float[Tensor, "*others m"] | Bool[Tensor, "*others m"], chunk: int = 16384
 ) -> Float[Tensor, "n m"]:
     """Pearson's r of every column of a with every column of b, in pieces of `chunk` rows; 0 where one is constant."""
+    a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
     if len(a) != len(b) or len(a) < 2:
         raise CourseError(
             f"A correlation needs the same two or more samples: here are {len(a)} and {len(b)}."
@@ -54,13 +56,13 @@ def mean_and_spread(moments: Float[Tensor, "2 n"]) -> tuple[Float[Tensor, "n"], 
 
 
 def best_match(
-    f_a: Float[Tensor, "sample n"], f_b: Float[Tensor, "sample m"]
+    f_a: Float[Tensor, "*sample n"], f_b: Float[Tensor, "*sample m"]
 ) -> tuple[Float[Tensor, "n"], Int[Tensor, "n"]]:
     """For each feature of a dictionary the best correlated one of another, on the same tokens: r and its number."""
     return tuple(correlations(f_a, f_b).max(dim=1))
 
 
-def enrichment(f: Float[Tensor, "sample"], proxy: Bool[Tensor, "sample"]) -> float:
+def enrichment(f: Float[Tensor, "*sample"], proxy: Bool[Tensor, "*sample"]) -> float:
     """P(concept | f > 0) / P(concept): 1 is chance. 0 for a feature that is never active."""
     if not bool(proxy.any()):
         raise CourseError("The concept does not occur in these tokens: nothing can be enriched.")
@@ -68,12 +70,13 @@ def enrichment(f: Float[Tensor, "sample"], proxy: Bool[Tensor, "sample"]) -> flo
 
 
 def intervals(
-    f: Float[Tensor, "sample"], n: int = 5, each: int = 3, seed: int = 0
+    f: Float[Tensor, "*sample"], n: int = 5, each: int = 3, seed: int = 0
 ) -> list[Int[Tensor, "example"]]:
     """Up to `each` samples, at random, from each of n equal intervals of (0, max f], the strongest interval first.
 
     Top examples alone flatter a feature: most of its activity is weak (Bolukbasi et al. 2021).
     """
+    f = f.flatten() if f.dtype == torch.float64 else f.flatten().float()
     rng, top = generator(seed), f.max()
     level = torch.where(f > 0, (f / top * n).ceil().clamp(1, n), 0)
     members = (
@@ -112,7 +115,7 @@ def ablation_effect(
     """
 
     def remove(x, hook=None):
-        return x - sae.encode(x)[..., feature, None] * sae.W_dec[feature] / sae.scale
+        return (x - sae.encode(x)[..., feature, None] * sae.W_dec[feature] / sae.scale).to(x.dtype)
 
     loss = lambda hooks: model.run_with_hooks(
         tokens, fwd_hooks=hooks, return_type="loss", loss_per_token=True

@@ -22,6 +22,16 @@ ARCHITECTURES = {
     "relu": "standard", "relu_norm": "standard", "topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu",
     "gated": "gated",
 }  # fmt: skip
+READ = {
+    "gated": ("b_gate", "r_mag", "b_mag"),
+    "jumprelu": ("b_enc", "threshold"),
+}  # beside W_enc, W_dec, b_dec
+WRITTEN = {
+    **dict.fromkeys(("relu", "relu_norm", "topk"), lambda sae: {"b_enc": sae.b_enc}),
+    "batchtopk": lambda sae: {"b_enc": sae.b_enc, "threshold": sae.threshold.expand_as(sae.b_enc)},
+    "jumprelu": lambda sae: {"b_enc": sae.b_enc, "threshold": sae.log_threshold.exp()},
+    "gated": lambda sae: {"b_gate": sae.b_enc, "r_mag": sae.r_mag, "b_mag": sae.b_mag},
+}
 
 
 def to_saelens(sae: SparseAutoencoder, folder: str | Path, **metadata) -> Path:
@@ -31,13 +41,12 @@ def to_saelens(sae: SparseAutoencoder, folder: str | Path, **metadata) -> Path:
     in SAELens itself, batchtopk becomes jumprelu with its one threshold, and the decoder norms of relu_norm stay.
     """
     cfg, s = sae.cfg, sae.scale
-    tensors = {"W_enc": sae.W_enc * s, "W_dec": sae.W_dec / s, "b_dec": sae.b_dec / s}
-    tensors |= {"b_gate" if cfg.kind == "gated" else "b_enc": sae.b_enc}
-    if cfg.kind == "gated":
-        tensors |= {"r_mag": sae.r_mag, "b_mag": sae.b_mag}
-    if ARCHITECTURES[cfg.kind] == "jumprelu":
-        threshold = sae.log_threshold.exp() if cfg.kind == "jumprelu" else sae.threshold.expand_as(sae.b_enc)
-        tensors["threshold"] = threshold
+    tensors = {
+        "W_enc": sae.W_enc * s,
+        "W_dec": sae.W_dec / s,
+        "b_dec": sae.b_dec / s,
+        **WRITTEN[cfg.kind](sae),
+    }
     card = {
         "architecture": ARCHITECTURES[cfg.kind], "d_in": cfg.d_in, "d_sae": cfg.d_sae, "dtype": "float32", "device": "cpu",
         "apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none",
@@ -59,43 +68,42 @@ def from_saelens(folder: str | Path) -> SparseAutoencoder:
     folder = Path(folder)
     card, tensors = read_saelens(folder)
     kind = {"standard": "relu"}.get(card["architecture"], card["architecture"])
-    needed = {"W_enc", "W_dec", "b_dec", *{"gated": ("b_gate", "r_mag", "b_mag"), "jumprelu": ("b_enc", "threshold")}
-              .get(kind, ("b_enc",))}  # fmt: skip
-    if missing := sorted(needed - tensors.keys()):
+    if missing := sorted({"W_enc", "W_dec", "b_dec", *READ.get(kind, ("b_enc",))} - tensors.keys()):
         raise CourseError(
             f"{folder} lacks {', '.join(missing)}: it is not a {card['architecture']} autoencoder."
         )
-    cfg = SaeConfig(card["d_in"], card["d_sae"], kind, k=int(card.get("k", 0)))
-    W_enc, W_dec = tensors["W_enc"], tensors["W_dec"]
-    state = {"W_dec": W_dec, "_W_enc_rows": W_enc.T, "b_dec": tensors["b_dec"], "scale": torch.tensor(1.0)}
-    state["b_enc"] = tensors["b_gate" if kind == "gated" else "b_enc"]
-    if kind == "gated":
-        state |= {"r_mag": tensors["r_mag"], "b_mag": tensors["b_mag"]}
-    if kind == "jumprelu":
-        state["log_threshold"] = tensors["threshold"].clamp_min(1e-30).log()  # ReLU comes before: ≤ 0 is 0
-    sae = SparseAutoencoder(cfg)
+    sae = SparseAutoencoder(SaeConfig(card["d_in"], card["d_sae"], kind, k=int(card.get("k", 0))))
     try:
-        if not card.get(
-            "apply_b_dec_to_input", True
-        ):  # ours subtracts b_dec first: add back what that takes away
-            shift = tensors["b_dec"] @ W_enc
-            state["b_enc"] = state["b_enc"] + shift
-            if kind == "gated":
-                state["b_mag"] = state["b_mag"] + shift * state["r_mag"].exp()
-        if card.get("rescale_acts_by_decoder_norm"):  # topk of f‖d‖: the norm moves into the encoder
-            norm = W_dec.norm(dim=1, keepdim=True)
-            state |= {
-                "W_dec": W_dec / norm,
-                "_W_enc_rows": W_enc.T * norm,
-                "b_enc": state["b_enc"] * norm[:, 0],
-            }
-        sae.load_state_dict(state)
+        sae.load_state_dict(our_weights(card, tensors))
     except RuntimeError as error:
         raise CourseError(
             f"cfg.json and weights of {folder} disagree: {str(error).splitlines()[-1].strip()}"
         ) from error
     sae.card = {"saelens": card}
     return sae.eval()
+
+
+def our_weights(card: dict, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """SAELens' tensors under our names and with our conventions; RuntimeError where shapes do not fit."""
+    W_enc, W_dec, b_dec = tensors["W_enc"], tensors["W_dec"], tensors["b_dec"]
+    state = {"W_dec": W_dec, "_W_enc_rows": W_enc.T, "b_dec": b_dec, "scale": torch.tensor(1.0)}
+    if gated := card["architecture"] == "gated":
+        state |= {"b_enc": tensors["b_gate"], "r_mag": tensors["r_mag"], "b_mag": tensors["b_mag"]}
+    else:
+        state["b_enc"] = tensors["b_enc"]
+    if card["architecture"] == "jumprelu":
+        state["log_threshold"] = tensors["threshold"].clamp_min(1e-30).log()  # ReLU comes before: ≤ 0 is 0
+    if not card.get(
+        "apply_b_dec_to_input", True
+    ):  # ours subtracts b_dec first: add back what that takes away
+        shift = b_dec @ W_enc
+        state["b_enc"] = state["b_enc"] + shift
+        if gated:
+            state["b_mag"] = state["b_mag"] + shift * state["r_mag"].exp()
+    if card.get("rescale_acts_by_decoder_norm"):  # topk of f‖d‖: the norm moves into the encoder
+        norm = W_dec.norm(dim=1, keepdim=True)
+        state |= {"W_dec": W_dec / norm, "_W_enc_rows": W_enc.T * norm, "b_enc": state["b_enc"] * norm[:, 0]}
+    return state
 
 
 def read_saelens(folder: Path) -> tuple[dict, dict[str, Tensor]]:

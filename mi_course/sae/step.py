@@ -25,7 +25,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-KINDS = ("topk", "relu", "relu_norm")  # that have a fast step
 ROWS = 1024  # inputs a time through the encoder: what it writes is read again while it is still in the cache
 CACHED = 2**18  # numbers that stay in a core's own cache, 1 MiB
 # The bits of floats, read as integers, stand in the order of the floats from 0 up; those below 0 come before them all.
@@ -83,9 +82,10 @@ class TopK(torch.autograd.Function):
     def forward(ctx, t, W_encT, b_enc, W_dec, b_dec, k: int, work: Work):
         x_c = torch.sub(t, b_dec, out=work.buffer("centred", *t.shape, dtype=t.dtype))
         f, features = encode(x_c, W_encT, b_enc, k, work)
-        inputs, outputs = columns("inputs", x_c, work), columns("outputs", W_dec, work)
-        errors = [x - weighted_sum(features, W, f) for x, W in zip(inputs, outputs, strict=True)]
-        error = torch.cat(errors, 1, out=work.buffer("error", *t.shape, dtype=t.dtype))
+        x_hat = [weighted_sum(features, part, f) for part in columns("outputs", W_dec, work)]
+        error = torch.cat(x_hat, 1, out=work.buffer("error", *t.shape, dtype=t.dtype))
+        torch.sub(x_c, error, out=error)
+        inputs, errors = columns("inputs", x_c, work), columns("errors", error, work)
         loss = error.flatten().dot(error.flatten()) / len(t)
 
         to_G = -2 / len(t)  # G = 2 e / B with e = −error

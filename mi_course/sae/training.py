@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_course import processes
+from mi_course.activations import Store
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 from mi_course.sae import step as sae_step
-from mi_course.sae.dictionary import UNIT_DECODER, SparseAutoencoder, check_activations
+from mi_course.sae.dictionary import SparseAutoencoder, as_rows, check_activations, sinks
 from mi_course.sae.losses import fast_loss, loss, projected
-from mi_course.sae.measures import fvu, l0
-from mi_course.training import History, TrainConfig, fit
+from mi_course.sae.measures import l0, unexplained
+from mi_course.training import Callback, History, Run, TrainConfig, fit, kind_of
 
 ALL_DEAD = 20  # steps in which no feature is active: training stops
 
@@ -39,7 +42,7 @@ class SaeTraining:
     seed: int = 0
 
 
-class Upkeep:
+class Upkeep(Callback):
     """What happens around each step: counts who is alive, keeps the decoder at unit length, resamples the dead.
 
     The count and the step are buffers of the autoencoder while it is trained, so that a checkpoint holds them.
@@ -54,9 +57,10 @@ class Upkeep:
         self.resample_at = (
             {round(at * config.steps) for at in config.resample_at} if pool is not None else set()
         )
-        fast = fast and sae.cfg.kind in sae_step.KINDS and sae.W_dec.device.type == "cpu"
+        plain = sae.W_dec.device.type == "cpu" and sae.W_dec.dtype == torch.float32
+        fast = fast and sae.kind.fast and plain
         self.work = sae_step.Work.for_size(sae.W_dec.numel()) if fast else None
-        if sae.cfg.kind in UNIT_DECODER:
+        if sae.kind.unit_decoder:
             self.hooks.append(sae.W_dec.register_hook(lambda grad: projected(grad, sae.W_dec.detach())))
         self.hooks += [
             p.register_post_accumulate_grad_hook(processes.average_gradient_) for p in sae.parameters()
@@ -86,21 +90,21 @@ class Upkeep:
         else:
             total, f = loss(sae, x, self.share, self.dead)
             active = (f.detach() > 0).any(0)
-            if sae.cfg.kind == "batchtopk":
-                sae.follow_threshold_(f.detach())
+            sae.kind.follow_(sae, f.detach())
         if not bool(total.isfinite()):
             check_activations(x, sae.cfg.d_in)  # is it the input's fault?
         self.part = x[:512]
         sae.silent = torch.where(processes.anywhere(active), 0, sae.silent + everything)
         return processes.mean_value(total)
 
-    def after(self, sae: SparseAutoencoder, step: int, optimizers: list) -> dict:
+    def after(self, run: Run, step: int) -> dict:
         """Unit length, resampling at its steps, and what the bar and the history are to say."""
+        sae = self.sae
         sae.normalise_()
         sae.step.fill_(step + 1)
         if step + 1 in self.resample_at:
             dead = self.dead
-            resample_(sae, dead, self.pool(), optimizers, seed=self.config.seed + step + 1)
+            resample_(sae, dead, self.pool(), run.optimizers, seed=self.config.seed + step + 1)
             sae.silent[dead] = 0
             return {"resampled": int(dead.sum())}
         if int(sae.silent.min()) >= ALL_DEAD * self.config.batch and step + 1 > max(
@@ -114,25 +118,35 @@ class Upkeep:
 
     @torch.no_grad()
     def measures(self, sae: SparseAutoencoder) -> dict:
-        """L0 and FVU on a part of the batch, and the share of features that count as dead."""
+        """L0 and FVU on a part of the batch, beside it FVU without rows of huge norm, and the share of the dead."""
         f = sae.encode(self.part)
-        return {"L0": l0(f), "FVU": fvu(self.part, sae.decode(f)), "dead": float(self.dead.float().mean())}
+        x, x_hat = self.part, sae.decode(f)
+        noted = {"L0": l0(f), "FVU": unexplained(x, x_hat), "dead": float(self.dead.float().mean())}
+        if (few := sinks(x)) is not None and not bool(few.all()):
+            noted["FVU without sinks"] = unexplained(x[~few], x_hat[~few])
+        return noted
 
 
 def train(
     sae: SparseAutoencoder,
-    sample: Callable[[int], Tensor],
-    config: SaeTraining,
+    sample: Any,
+    config: Any,
     *,
     pool: Callable[[], Tensor] | None = None,
     fast: bool = True,
+    callbacks: Sequence[Callback] = (),
     **options,
 ) -> History:
-    """Train in place on `sample(step)` [batch d_in] through `training.fit`; `pool()` gives inputs to resample from.
+    """Train in place through `training.fit`; `pool()` gives inputs to resample from.
 
+    `sample` is a `Store`, of which every step takes the next rows, or a function step → activations [… d_in] in any
+    floating format: they are cast to the autoencoder's own.
     `fast` takes the step of `sae_step` where the kind has one, and bfloat16 products where they are faster.
     The history notes L0, FVU and dead share every 20 steps, and how many features were resampled.
     """
+    if not isinstance(config, SaeTraining):
+        raise CourseError(f"The third argument is a SaeTraining(steps=…), not {kind_of(config)}.")
+    sample = rows_of(sae, sample, config)
     upkeep = Upkeep(sae, config, pool, fast)
     schedule = TrainConfig(
         config.steps,
@@ -145,18 +159,37 @@ def train(
     try:
         sae.train()
         return fit(
-            sae, sample, schedule, loss=upkeep.loss, after_step=upkeep.after, **{"progress": False} | options
+            sae,
+            sample,
+            schedule,
+            loss=upkeep.loss,
+            callbacks=[upkeep, *callbacks],
+            **{"progress": False} | options,
         )
     finally:
         upkeep.end()
         sae.eval()
 
 
+def rows_of(sae: SparseAutoencoder, sample: Any, config: SaeTraining) -> Any:
+    """A function step → rows in the autoencoder's own format; what is neither store nor function is `fit`'s to refuse."""
+    if isinstance(sample, Store):
+        sample = sample.sample(config.batch)
+    if not callable(sample):
+        return sample
+
+    def rows(step: int) -> Tensor:
+        x = sample(step)
+        return as_rows(x).to(sae.W_dec.dtype) if isinstance(x, Tensor | np.ndarray) else x
+
+    return rows
+
+
 @torch.no_grad()
 def resample_(
     sae: SparseAutoencoder,
     dead: Bool[Tensor, "d_sae"],
-    x: Float[Tensor, "sample d_in"],
+    x: Float[Tensor, "*sample d_in"],
     optimizers: Collection[torch.optim.Optimizer] = (),
     seed: int = 0,
 ) -> Int[Tensor, "dead"]:
@@ -168,6 +201,7 @@ def resample_(
     n = int(dead.sum())
     if not n:
         return torch.empty(0, dtype=torch.long)
+    x = as_rows(x).to(sae.W_dec.dtype)
     squared = (sae.scale * (x - sae(x))).square().sum(-1).square()  # loss²
     picked = torch.multinomial(squared.cpu(), n, replacement=n > len(x), generator=generator(seed))
     direction = x[picked] * sae.scale - sae.b_dec

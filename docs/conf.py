@@ -1,0 +1,70 @@
+"""Sphinx's settings for the site. `python -m mi_course site` builds it: it stages the sources under build/ first."""
+
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+from mi_course import __version__
+from mi_course.course import places
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+place = places.settings()["tool"]["mi-course"]
+
+project, author, language = "mi_course", "The mi_course authors", "en"
+version = release = __version__
+copyright = f"{author}, MIT License"
+extensions = [
+    "myst_nb", "sphinx_design", "sphinx_copybutton", "sphinx.ext.mathjax",
+    "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "mi_site",
+]  # fmt: skip
+exclude_patterns = ["_made", "**/.*"]
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!mi_course\.).*")
+]  # names of Python, torch and jaxtyping: their pages are elsewhere
+suppress_warnings = ["myst.header", "mystnb.unknown_mime_type", "misc.copy_overwrite"]
+
+# Notebooks are shown as they are stored, or as they were executed last; nothing runs here.
+nb_execution_mode = "off"
+nb_number_source_lines = False
+nb_merge_streams = True
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "attrs_block", "attrs_inline"]
+myst_heading_anchors = 4  # as on GitHub
+myst_links_external_new_tab = False
+
+# The maths: one file of MathJax 3.2.2, from the package sphinx-mathjax-offline, beside the pages.
+mathjax = distribution("sphinx-mathjax-offline").locate_file(
+    "sphinx-mathjax-offline/static/mathjax/tex-svg-full.js"
+)
+mathjax_path = "tex-svg-full.js"
+mathjax3_config = {"options": {"enableMenu": False}, "svg": {"fontCache": "global"}}
+
+autodoc_default_options = {"members": True, "show-inheritance": False, "member-order": "bysource"}
+autodoc_inherit_docstrings = False
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+default_role = "literal"
+maximum_signature_line_length = 88
+add_module_names = toc_object_entries = False
+
+html_theme, html_title, html_permalinks_icon = "sphinx_book_theme", "mi_course", "#"
+html_static_path = [str(mathjax), "_static"]
+html_css_files, html_js_files = ["site.css"], ["site.js"]
+html_copy_source, html_show_sphinx = False, False
+html_theme_options = {
+    "repository_url": "https://github.com/{owner}/{repo}".format(**place),
+    "repository_branch": place["branch"],
+    "use_repository_button": True,
+    "use_download_button": False,  # the extension offers the notebook and its student copy
+    "home_page_in_toc": True,
+    "show_navbar_depth": 1,
+    "max_navbar_depth": 2,
+    "show_toc_level": 2,
+    "toc_title": "On this page",
+    "article_header_start": ["toggle-primary-sidebar.html", "breadcrumbs.html"],
+    "footer_content_items": ["copyright.html"],
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+html_sidebars = {"**": ["navbar-logo.html", "search-button-field.html", "sbt-sidebar-nav.html"]}

@@ -1,0 +1,49 @@
+"""The parts of a model that a patch can replace, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mi_course.errors import CourseError, nearest
+
+SITES = {  # node kind → site
+    "resid_pre": "resid_pre", "resid_mid": "resid_mid", "resid_post": "resid_post", "attn_out": "attn_out",
+    "mlp_out": "mlp_out", "z": "z", "result": "z", "q": "q", "k": "k", "v": "v", "pattern": "pattern",
+    "neuron": "post", "feature": "feature",
+}  # fmt: skip
+HEADS = ("z", "result", "q", "k", "v", "pattern")  # kinds that belong to a head
+UNITS = ("neuron", "feature")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A part of the model that a patch can replace; `pos` None is every position, −1 the last one."""
+
+    kind: str
+    layer: int
+    head: int | None = None
+    unit: int | None = None  # of a neuron or a feature
+    pos: int | None = None
+
+    def __str__(self) -> str:
+        part = self.head if self.unit is None else self.unit
+        name = f"{self.kind} {self.layer}" + ("" if part is None else f".{part}")
+        return name if self.pos is None else f"{name} @{self.pos}"
+
+
+def checked_pos(pos: int, n_pos: int) -> int:
+    """The position counted from the start."""
+    if not -n_pos <= pos < n_pos:
+        raise CourseError(
+            f"There is no position {pos}: prompts have {n_pos} tokens, 0…{n_pos - 1} or −{n_pos}…−1."
+        )
+    return int(pos) % n_pos
+
+
+def chosen(what: str, name: str, known) -> str:
+    """The name itself, if it is one of the known."""
+    if name not in known:
+        raise CourseError(
+            f"There is no {what} {name!r}: choose from {', '.join(known)}.{nearest(str(name), known)}"
+        )
+    return name

@@ -1,0 +1,265 @@
+"""Real language models as a `TransformerBridge`: carried ones by name, any Hugging Face folder by path.
+
+On a CPU everything is computed in float32 unless `dtype=` says otherwise, whatever the weights are stored in; logits
+are those of `transformers`. Weights stay as trained: no norm is folded and nothing is centred until
+`enable_compatibility_mode()` is called.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mi_course.errors import CourseError, nearest
+from mi_course.pretrained import registry
+
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+LFS = b"version https://git-lfs"
+
+
+def load(name_or_folder: str | Path, dtype: torch.dtype | None = None, device: str = "cpu"):
+    """A pretrained model as a `TransformerBridge`, with its tokenizer.
+
+    A carried model by its name (`CARRIED`), a Hugging Face folder by its path (both without a network), or with a
+    network a name on the hub. `dtype` is float32 on a CPU, and elsewhere what the weights are stored in.
+
+    `to_tokens` of a carried model puts nothing before the text, as its own tokenizer; other bridges have
+    TransformerLens' habit of a beginning-of-text token (`model.cfg.default_prepend_bos`).
+    """
+    folder = found(name_or_folder)
+    if folder is None:
+        return from_hub(str(name_or_folder), dtype, device)
+    stored = checked(folder)
+    if dtype is None:
+        dtype = torch.float32 if device == "cpu" else stored
+        if dtype != stored and str(name_or_folder) not in registry.CARRIED:
+            print(
+                f"{folder.name}: stored in {short(stored)}, computed in {short(dtype)} (dtype= changes that)."
+            )
+    if slow := slowness(dtype, device):
+        print(slow)
+    return bridged(folder, weighted(folder, dtype), dtype, device)
+
+
+def untrained(
+    name_or_folder: str | Path, seed: int = 0, dtype: torch.dtype = torch.float32, device: str = "cpu"
+):
+    """The same architecture and tokenizer with fresh random weights: the control for what training did."""
+    import transformers
+
+    folder = found(name_or_folder)
+    if folder is None:
+        raise CourseError(
+            f"{str(name_or_folder)!r} is no folder here, and only a folder's architecture can be copied."
+        )
+    checked(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    return bridged(folder, model, dtype, device)
+
+
+def chat(model, said: str | list[dict], system: str | None = None) -> Int[Tensor, "1 pos"]:
+    """What a chat model reads when a user says that, up to where its answer begins.
+
+    `said` is the user's words, or a whole conversation as a list of {"role": …, "content": …}. Without `system` the
+    model's template puts its own system prompt, if it has one.
+    """
+    tokenizer = model.tokenizer
+    if not getattr(tokenizer, "chat_template", None):
+        raise CourseError(
+            "This model's tokenizer has no chat template, so nobody can say how a conversation is written for it: "
+            "it may be a base model. Give it plain text, or set model.tokenizer.chat_template."
+        )
+    turns = [{"role": "user", "content": said}] if isinstance(said, str) else list(said)
+    if system is not None:
+        turns = [{"role": "system", "content": system}, *turns]
+    written = tokenizer.apply_chat_template(
+        turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    return written["input_ids"].to(model.cfg.device)
+
+
+# -- a folder, looked at before it is read ---------------------------------------------------------
+
+
+def found(name_or_folder: str | Path) -> Path | None:
+    """The folder that is meant: a carried model's, or one that is here; None for a name on the hub."""
+    name = str(name_or_folder)
+    if name in registry.CARRIED:
+        if registry.carried(name).kind != "language":
+            raise CourseError(f"{name} is an image network: pretrained.vision({name!r}) loads it.")
+        return registry.folder(name)
+    folder = Path(name_or_folder).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CourseError(f"{folder} is a file: give the folder it lies in.")
+    return None
+
+
+def checked(folder: Path) -> torch.dtype:
+    """What the weights are stored in, once config, architecture, weights and tokenizer were found sound."""
+    config = config_of(folder)
+    known_architecture(config, folder)
+    weights = [name for name in WEIGHTS if (folder / name).is_file()]
+    if not weights:
+        raise CourseError(f"{folder} has no weights: none of {', '.join(WEIGHTS)} is there.")
+    files = shards(folder / weights[0])
+    tokenizers = [folder / name for name in TOKENIZERS if (folder / name).is_file()]
+    for file in (*files, *tokenizers):
+        if not file.is_file():
+            raise CourseError(f"{folder} is incomplete: {file.name}, which its index names, is missing.")
+        with open(file, "rb") as opened:
+            if opened.read(len(LFS)) == LFS:
+                raise CourseError(
+                    f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull` in {folder}."
+                )
+    if not tokenizers:
+        raise CourseError(
+            f"{folder} has no tokenizer: save it there with "
+            "`AutoTokenizer.from_pretrained(…).save_pretrained(folder)`, or copy tokenizer.json beside the weights."
+        )
+    return stored_dtype(config, files[0])
+
+
+def config_of(folder: Path) -> dict:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CourseError(f"{folder} is not a Hugging Face folder: it has no config.json.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(config, dict)
+        return config
+    except (ValueError, AssertionError):
+        raise CourseError(f"{path} cannot be read: it is not a JSON object.") from None
+
+
+def known_architecture(config: dict, folder: Path) -> None:
+    """Whether TransformerLens has a bridge for it, and transformers knows the type."""
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    causal = {
+        name
+        for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        for name in ([names] if isinstance(names, str) else names)
+    }
+    works = sorted(set(SUPPORTED_ARCHITECTURES) & causal)
+    for name in config.get("architectures") or []:
+        if name not in works:
+            raise CourseError(
+                f"{folder} holds a {name}, which has no bridge as a language model.{nearest(name, works)}"
+            )
+    kind = config.get("model_type")
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise CourseError(
+            f"{folder}/config.json has the model_type {kind!r}, which is no language model that transformers knows."
+            f"{nearest(str(kind), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)}"
+        )
+
+
+def shards(weights: Path) -> list[Path]:
+    """The files with numbers: of one file itself, of an index those it names."""
+    if weights.suffix != ".json":
+        return [weights]
+    names = json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values()
+    return [weights.parent / name for name in sorted(set(names))]
+
+
+def stored_dtype(config: dict, weights: Path) -> torch.dtype:
+    """As config.json says, or else as the first floating tensor of the file is."""
+    named = config.get("dtype") or config.get("torch_dtype")
+    if isinstance(named, str) and isinstance(getattr(torch, named.removeprefix("torch."), None), torch.dtype):
+        return getattr(torch, named.removeprefix("torch."))
+    return torch.float32
+
+
+def short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def slowness(dtype: torch.dtype, device: str) -> str:
+    """A sentence where this processor has no fast arithmetic of that width, else nothing."""
+    if device != "cpu" or dtype not in (torch.float16, torch.bfloat16):
+        return ""
+    fast = {
+        torch.bfloat16: ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
+        torch.float16: ("_is_amx_fp16_supported", "_is_avx512_fp16_supported"),
+    }[dtype]
+    if any(getattr(torch.cpu, name)() for name in fast if hasattr(torch.cpu, name)):
+        return ""
+    return f"This processor has no fast {short(dtype)} arithmetic: float32, the default, is likely quicker and exact."
+
+
+# -- reading it ------------------------------------------------------------------------------------
+
+
+def weighted(folder: Path, dtype: torch.dtype):
+    """The model as transformers reads it, with every weight out of the files."""
+    import transformers
+
+    bars = transformers.utils.logging
+    level, was_on = bars.get_verbosity(), bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    bars.set_verbosity_error()
+    try:
+        model, told = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    except Exception as error:  # safetensors, pickle, transformers: each raises kinds of its own
+        raise CourseError(f"The weights in {folder} cannot be read: {_first_line(error)}") from error
+    finally:
+        bars.set_verbosity(level)
+        bars.enable_progress_bar() if was_on else None
+    if missing := sorted(told["missing_keys"]):
+        raise CourseError(
+            f"{folder} lacks {len(missing)} of the model's weights, {missing[0]} for one; random numbers would stand "
+            "in for them."
+        )
+    return model.eval()
+
+
+def bridged(folder: Path, model, dtype: torch.dtype, device: str):
+    """The bridge around a `transformers` model, with the folder's tokenizer."""
+    import transformers
+    from transformer_lens import TransformerBridge
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise CourseError(f"The tokenizer in {folder} cannot be read: {_first_line(error)}") from error
+    bridge = TransformerBridge.boot_transformers(
+        str(folder), hf_model=model.to(device), tokenizer=tokenizer, dtype=dtype, device=device
+    ).eval()
+    bridge.cfg.default_prepend_bos &= not (folder / registry.CARD).is_file()
+    return bridge
+
+
+def from_hub(name: str, dtype: torch.dtype | None, device: str):
+    """With a network: a model of the hub by its name."""
+    from transformer_lens import TransformerBridge
+
+    try:
+        return TransformerBridge.boot_transformers(name, dtype=dtype or torch.float32, device=device).eval()
+    except Exception as error:  # whatever the hub's client raises, a learner needs one sentence
+        hint = nearest(name, registry.CARRIED)
+        raise CourseError(
+            f"{name!r} is no folder here and could not be fetched from the model hub ({type(error).__name__}). "
+            f"Without a network, pass a folder in Hugging Face format or the name of a carried model.{hint}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,83 @@
+"""What every recipe knows and can do; whoever asks for one need not ask what kind it is."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import KW_ONLY, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mi_course import files
+from mi_course.errors import CourseError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one family of shipped checkpoints is made: seed 0 as NAME, others as NAME-seed1, NAME-seed2, …"""
+
+    name: str
+    what: str  # one line
+    _: KW_ONLY
+    seed: int = 0
+    device: str = "cpu"  # it was trained on, one thread
+    devices: tuple[str, ...] = ("cpu",)  # it can be trained on
+    shares_batches: bool = False  # among the processes of torchrun
+
+    @property
+    def minutes(self) -> float:
+        """Of training, as the card says; NaN where it is not shipped."""
+        return files.minutes_of(self.name)
+
+    @property
+    def megabytes(self) -> float:
+        """Size of one seed's file; NaN where it is not known before."""
+        raise NotImplementedError
+
+    @property
+    def stem(self) -> str:
+        """The name its files have."""
+        return self.name + (f"-seed{self.seed}" if self.seed else "")
+
+    def seeded(self, seed: int) -> Recipe:
+        """The same recipe with another seed."""
+        return replace(self, seed=seed)
+
+    def train(
+        self,
+        seed: int | None = None,
+        out: str | Path | None = None,
+        device: str = "cpu",
+        progress: bool = True,
+    ) -> Path:
+        """Train it and write weights and card to `out` (default: `data/checkpoints`); a stopped run goes on."""
+        recipe = self if seed is None or seed == self.seed else self.seeded(seed)
+        return recipe.make(Path(out or files.checkpoints()), self.checked(device), progress)
+
+    def make(self, out: Path, device: str, progress: bool) -> Path:
+        """What `train` does, with everything settled; returns the file of the weights."""
+        raise NotImplementedError
+
+    def report(self, path: Path) -> str:
+        """What a trained file turned out to be, as text; nothing more to say than where it is: empty."""
+        return ""
+
+    def checked(self, device: str) -> str:
+        """The device, if this recipe trains on it and this machine has it."""
+        kind = device.partition(":")[0]
+        if kind not in self.devices or (kind == "cuda" and not torch.cuda.is_available()):
+            gpu = ", or 'cuda' where there is a GPU" if "cuda" in self.devices else ""
+            raise CourseError(
+                f"{self.name} has no device {device!r} here: it trains on the CPU ('cpu'){gpu}."
+            )
+        return device
+
+    def provenance(self, seconds: float, device: str, *packages: str) -> dict[str, Any]:
+        """What every card says of its run; of packages besides torch, the versions that matter."""
+        return {
+            "recipe": self.name, "seed": self.seed, "what": self.what, "minutes": round(seconds / 60, 1), "device": device,
+            "threads": torch.get_num_threads(),
+            "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", *packages)},
+        }  # fmt: skip

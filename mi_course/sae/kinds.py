@@ -1,0 +1,210 @@
+"""What keeps features sparse: one small class for each kind of autoencoder.
+
+A kind says which settings it needs, which parameters it adds, how pre-activations become features, what is added to
+the squared error, and whether it has a fast step. The base class is ReLU with a penalty on f; the others override.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from mi_course.errors import CourseError
+from mi_course.sae import step as sae_step
+
+
+class Relu:
+    """f = ReLU(pre), with the penalty λ Σ f_i (Bricken et al. 2023). Decoder rows have length 1."""
+
+    unit_decoder = True  # rows of W_dec are kept at length 1
+    fast = True  # has a step with its gradients written out
+
+    def check(self, cfg) -> None:
+        """One sentence for settings that make no sense."""
+
+    def prepare(self, sae) -> None:
+        """Give the autoencoder what only this kind has."""
+
+    def activate(self, sae, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        """From pre-activations to features."""
+        return pre.relu()
+
+    def penalty(self, sae, pre: Tensor, f: Tensor) -> Float[Tensor, "*batch d_sae"] | None:
+        """What is summed over the features of each input and multiplied by λ."""
+        return f
+
+    def extra(self, sae, pre: Tensor, target: Tensor, error: Tensor, dead: Tensor | None) -> Tensor | None:
+        """A further term of the loss."""
+
+    def fast_loss(self, sae, target: Tensor, share: float | int, dead: Tensor, work: sae_step.Work):
+        """The loss by the step of `sae.step`, and who was active."""
+        weights = (sae.W_enc.T, sae.b_enc, sae.W_dec, sae.b_dec)
+        return sae_step.ReluL1.apply(target, *weights, share * sae.cfg.l1 * self.lengths(sae), work)
+
+    def lengths(self, sae) -> Float[Tensor, "d_sae"]:
+        """What the penalty of each feature is multiplied by."""
+        return torch.ones_like(sae.b_enc)
+
+    def follow_(self, sae, f: Float[Tensor, "batch d_sae"]) -> None:
+        """What is learnt from a batch without a gradient."""
+
+
+class ReluNorm(Relu):
+    """The penalty λ Σ f_i ‖d_i‖ leaves the decoder's rows free (Conerly et al. 2024)."""
+
+    unit_decoder = False
+
+    def penalty(self, sae, pre, f):
+        return f * self.lengths(sae)
+
+    def lengths(self, sae):
+        return sae.W_dec.norm(dim=1)
+
+
+class TopK(Relu):
+    """The k largest of each input, no penalty; the dead are revived by the auxiliary loss (Gao et al. 2024)."""
+
+    def check(self, cfg):
+        if not 1 <= cfg.k <= cfg.d_sae:
+            raise CourseError(
+                f"{cfg.kind} needs 1 ≤ k ≤ d_sae = {cfg.d_sae} active features, not k = {cfg.k}."
+            )
+
+    def activate(self, sae, pre):
+        return keep_top(pre.relu(), sae.cfg.k)
+
+    def penalty(self, sae, pre, f):
+        return None
+
+    def extra(self, sae, pre, target, error, dead):
+        return None if dead is None else sae.cfg.aux * auxiliary_loss(sae, target, error.detach(), dead)
+
+    def fast_loss(self, sae, target, share, dead, work):
+        weights = (sae.W_enc.T, sae.b_enc, sae.W_dec, sae.b_dec)
+        total, error, active = sae_step.TopK.apply(target, *weights, sae.cfg.k, work)
+        return total + sae.cfg.aux * auxiliary_loss(sae, target, error, dead), active
+
+
+class BatchTopK(TopK):
+    """The k · batch largest of a batch (Bussmann et al. 2024); of one input alone, what exceeds a learnt threshold."""
+
+    fast = False
+
+    def prepare(self, sae):
+        sae.register_buffer("threshold", torch.tensor(0.0))
+
+    def activate(self, sae, pre):
+        if not sae.training:
+            return torch.where(pre > sae.threshold, pre.relu(), 0.0)
+        n = pre.numel() // sae.cfg.d_sae
+        return keep_top(pre.relu().flatten(), sae.cfg.k * n).view_as(pre)
+
+    @torch.no_grad()
+    def follow_(self, sae, f):
+        """The threshold: a running mean of the smallest active value."""
+        smallest = torch.where(f > 0, f, torch.inf).min()
+        if bool(smallest.isfinite()):
+            sae.threshold.lerp_(smallest, 0.01 if sae.threshold > 0 else 1.0)
+
+
+class JumpRelu(Relu):
+    """z where z > θ, else 0, with learnt θ and the penalty λ ‖f‖₀ (Rajamanoharan et al. 2024b)."""
+
+    unit_decoder = fast = False
+
+    def prepare(self, sae):
+        sae.log_threshold = nn.Parameter(torch.full((sae.cfg.d_sae,), math.log(0.1)))
+
+    def activate(self, sae, pre):
+        return Jump.apply(pre.relu(), sae.log_threshold.exp(), sae.cfg.bandwidth)
+
+    def penalty(self, sae, pre, f):
+        return Step.apply(pre.relu(), sae.log_threshold.exp(), sae.cfg.bandwidth)
+
+
+class Gated(Relu):
+    """Which features are active and how much are two questions; the gate alone reconstructs, too (Rajamanoharan et al.
+    2024a)."""
+
+    fast = False
+
+    def prepare(self, sae):
+        sae.r_mag = nn.Parameter(torch.zeros(sae.cfg.d_sae))
+        sae.b_mag = nn.Parameter(torch.zeros(sae.cfg.d_sae))
+
+    def activate(self, sae, pre):
+        magnitude = ((pre - sae.b_enc) * sae.r_mag.exp() + sae.b_mag).relu()
+        return torch.where(pre > 0, magnitude, 0.0)
+
+    def penalty(self, sae, pre, f):
+        return pre.relu()
+
+    def extra(self, sae, pre, target, error, dead):
+        by_gate = pre.relu() @ sae.W_dec.detach() + sae.b_dec.detach()
+        return (target - by_gate).square().sum(-1).mean()
+
+
+KINDS = {
+    "relu": Relu(), "relu_norm": ReluNorm(), "topk": TopK(), "batchtopk": BatchTopK(), "jumprelu": JumpRelu(),
+    "gated": Gated(),
+}  # fmt: skip
+UNIT_DECODER = tuple(name for name, kind in KINDS.items() if kind.unit_decoder)
+
+
+# -- functions with gradients of their own -------------------------------------------------------
+
+
+def keep_top(values: Float[Tensor, "*batch n"], k: int) -> Float[Tensor, "*batch n"]:
+    """The k largest along the last axis, 0 elsewhere; gradients flow through what is kept."""
+    top = values.topk(k, dim=-1, sorted=False)
+    return torch.zeros_like(values).scatter(-1, top.indices, top.values)
+
+
+class Jump(torch.autograd.Function):
+    """JumpReLU (Rajamanoharan et al. 2024b): z where z > θ, else 0; its step has a gradient by a kernel of width ε."""
+
+    @staticmethod
+    def forward(ctx, z, threshold, bandwidth):
+        ctx.save_for_backward(z, threshold)
+        ctx.bandwidth = bandwidth
+        return torch.where(z > threshold, z, 0.0)
+
+    @staticmethod
+    def backward(ctx, grad):
+        z, threshold = ctx.saved_tensors
+        near = ((z - threshold).abs() < ctx.bandwidth / 2) / ctx.bandwidth
+        return torch.where(z > threshold, grad, 0.0), -(threshold * near * grad).flatten(0, -2).sum(0), None
+
+
+class Step(torch.autograd.Function):
+    """1 where z > θ: the term of an L0 penalty, with the same kernel for θ and no gradient for z."""
+
+    @staticmethod
+    def forward(ctx, z, threshold, bandwidth):
+        ctx.save_for_backward(z, threshold)
+        ctx.bandwidth = bandwidth
+        return (z > threshold).to(z.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        z, threshold = ctx.saved_tensors
+        near = ((z - threshold).abs() < ctx.bandwidth / 2) / ctx.bandwidth
+        return None, -(near * grad).flatten(0, -2).sum(0), None
+
+
+def auxiliary_loss(
+    sae,
+    target: Float[Tensor, "batch d_in"],
+    error: Float[Tensor, "batch d_in"],
+    dead: Bool[Tensor, "d_sae"],
+) -> Float[Tensor, ""]:
+    """How well the dead features' largest pre-activations explain the error: a gradient for what gets none."""
+    which = dead.nonzero()[:, 0]
+    if not len(which) or not sae.cfg.aux:
+        return error.new_zeros(())
+    pre = (target - sae.b_dec) @ sae.W_enc[:, which] + sae.b_enc[which]
+    revived = keep_top(pre.relu(), min(len(which), max(1, sae.cfg.d_in // 2)))
+    return (error - revived @ sae.W_dec[which]).square().sum(-1).mean()

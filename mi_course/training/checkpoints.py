@@ -1,0 +1,84 @@
+"""The state of a run in one file, and a run that goes on from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from mi_course import files, processes
+from mi_course.errors import CourseError
+from mi_course.training.config import TrainConfig
+from mi_course.training.history import History
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where the state of a run is kept, and every how many steps it is written; without a path, nowhere."""
+
+    path: Path | None = None
+    every: int = 500
+
+    @classmethod
+    def of(cls, given: str | Path | Checkpoint | None) -> Checkpoint:
+        """From a path, from `Checkpoint(path, every)`, or from None; a folder is refused before anything is trained."""
+        saved = given if isinstance(given, Checkpoint) else cls(Path(given) if given else None)
+        if saved.path is not None and Path(saved.path).is_dir():
+            raise CourseError(
+                f"checkpoint names a file, and {saved.path} is a folder: try {Path(saved.path) / 'run.partial'}."
+            )
+        if saved.every < 1:
+            raise CourseError(f"A checkpoint is written every 1 step or more, not every {saved.every}.")
+        return saved
+
+    def exists(self) -> bool:
+        return self.path is not None and Path(self.path).exists()
+
+    def write(self, run, step: int) -> None:
+        """The state of a run after so many steps."""
+        if self.path is not None:
+            save_state(self.path, run.model, run.optimizers, run.history, step, run.config)
+
+
+def save_state(path, model, opts, history: History, step: int, config: TrainConfig) -> None:
+    """Model, optimisers, random state and history in one file, so that no kill can leave halves of two steps."""
+    if processes.rank() > 0:
+        return  # all are in the same state, and the first writes it
+    tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    for i, opt in enumerate(opts):
+        for key, slots in opt.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{key}.{name}": torch.as_tensor(v).cpu() for name, v in slots.items()}
+    tensors["rng"] = torch.get_rng_state()
+    card = {"step": step, "config": asdict(config), "history": asdict(history)}
+    files.write_atomically({Path(path): save(tensors, metadata={"card": json.dumps(card)})})
+
+
+def resume(path, model, opts, config: TrainConfig) -> tuple[History, int]:
+    """Put everything back as it was; returns the history and the step to go on from."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = json.loads(file.metadata()["card"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
+        raise CourseError(f"{path} is not a checkpoint of fit, or truncated ({error}); remove it.") from error
+    if card["config"] != json.loads(json.dumps(asdict(config))):
+        raise CourseError(f"{path} belongs to a run with another TrainConfig; remove it or use its settings.")
+    try:
+        model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+    except RuntimeError as error:
+        raise CourseError(
+            f"{path} belongs to another model: {str(error).splitlines()[-1].strip()}"
+        ) from error
+    for i, opt in enumerate(opts):
+        state: dict[int, dict] = {}
+        for name, value in tensors.items():
+            if name.startswith(f"optimizer.{i}."):
+                _, _, key, slot = name.split(".", 3)
+                state.setdefault(int(key), {})[slot] = value
+        opt.load_state_dict({"state": state, "param_groups": opt.state_dict()["param_groups"]})
+    torch.set_rng_state(tensors["rng"])
+    return History(**card["history"]), card["step"]

@@ -1,0 +1,235 @@
+"""The one training loop.
+
+`fit(model, sample, config)` trains any module on `sample(step)`; the batch depends on the step alone, so a run
+that is killed at any step and resumed from its checkpoint equals the uninterrupted one bit for bit (on the same
+machine with the same number of threads).
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mi_course.errors import CourseError
+from mi_course.training.checkpoints import Checkpoint, resume
+from mi_course.training.config import TrainConfig
+from mi_course.training.history import History, TrainingDiverged
+from mi_course.training.optimizers import optimizers
+from mi_course.training.watching import between_steps, progress_bar, say
+
+
+class Run:
+    """What the steps of one training have in common, and what has happened so far."""
+
+    def __init__(self, model: nn.Module, config: TrainConfig, loss: Callable[[nn.Module, Tensor], Tensor]):
+        self.model, self.config, self.loss, self.history = model, config, loss, History()
+        self.optimizers = optimizers(model, config)
+        self.full_rates = [[group["lr"] for group in opt.param_groups] for opt in self.optimizers]
+        self.device = next(model.parameters()).device
+
+    def set_rates(self, step: int) -> float:
+        """Every learning rate as the schedule has it at this step; returns that of AdamW."""
+        factor = self.config.rate(step)
+        for opt, rates in zip(self.optimizers, self.full_rates, strict=True):
+            for group, rate in zip(opt.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+        return self.config.lr * factor
+
+    def train_step(self, batch: Tensor, step: int) -> tuple[float, float]:
+        """Rates, loss, gradients, one move of the weights; returns the loss before it and the learning rate."""
+        lr = self.set_rates(step)
+        value = checked_loss(self.loss(self.model, batch))
+        number = value.item()
+        if not math.isfinite(number):
+            raise TrainingDiverged(step, number, lr, self.history)
+        for opt in self.optimizers:
+            opt.zero_grad(set_to_none=True)
+        value.backward()
+        if self.config.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        for opt in self.optimizers:
+            opt.step()
+        return number, lr
+
+
+class Callback:
+    """What else happens around the steps of `fit`: override what is needed."""
+
+    def before(self, run: Run, step: int) -> None:
+        """Sees the model before the step of that number: 0 is untrained, `config.steps`, asked last, is trained."""
+
+    def after(self, run: Run, step: int) -> dict | None:
+        """May change weights and optimiser states after the step; what it returns is noted and shown in the bar."""
+
+
+class Evaluation(Callback):
+    """`measure(model)` at the steps `at`, in evaluation mode and without gradients, for `history.evaluations`."""
+
+    def __init__(self, measure: Callable[[nn.Module], dict], at: Collection[int]):
+        self.measure, self.at = measure, at
+
+    def before(self, run: Run, step: int) -> None:
+        if step not in self.at or any(row["step"] == step for row in run.history.evaluations):
+            return  # a resumed run does not measure a step twice
+        was_training = run.model.training
+        run.model.eval()
+        with torch.no_grad():
+            run.history.evaluations.append({"step": step, **self.measure(run.model)})
+        run.model.train(was_training)
+
+
+class Snapshots(Callback):
+    """`keep(model, step)` at the steps `at`."""
+
+    def __init__(self, keep: Callable[[nn.Module, int], Any], at: Collection[int]):
+        self.keep, self.at = keep, at
+
+    def before(self, run: Run, step: int) -> None:
+        if step in self.at:
+            self.keep(run.model, step)
+
+
+def fit(
+    model: nn.Module,
+    sample: Any,
+    config: Any,
+    *,
+    loss: Callable[[nn.Module, Tensor], Any] | None = None,
+    evaluate: Callable[[nn.Module], dict] | None = None,
+    evaluate_at: Collection[int] = (),
+    callbacks: Sequence[Callback] = (),
+    checkpoint: str | Path | Checkpoint | None = None,
+    stop_at: int | None = None,
+    progress: bool = True,
+) -> History:
+    """Train `model` in place on `sample(step)` for `config.steps` steps and say what happened.
+
+    `sample` is a function step → batch; tokens come as integers of any width, from torch or NumPy. `loss(model,
+    batch)` is a scalar; left out, it is the model's own next-token loss in nats. `evaluate` sees the model *before*
+    the steps `evaluate_at` (0 is the untrained model, `config.steps` the trained one); `callbacks` (`Snapshots`, or
+    your own `Callback`) may do more, also after a step. With `checkpoint`, a file or `Checkpoint(file, every=…)`, the
+    state is written every so many steps and at an interrupt, and a file that is already there is resumed.
+    `stop_at` ends early without touching the schedule.
+    Raises `TrainingDiverged` when the loss is not finite. Every error in a sentence carries the `history` so far.
+    """
+    check_arguments(model, sample, config)
+    run = Run(model, config, loss or own_loss(model))
+    saved = Checkpoint.of(checkpoint)
+    if evaluate is not None:
+        callbacks = [Evaluation(evaluate, evaluate_at), *callbacks]
+    start = begin(run, saved)
+    end = config.steps if stop_at is None else min(stop_at, config.steps)
+    try:
+        steps(run, sample, start, end, callbacks, saved, progress)
+    except CourseError as error:
+        error.history = run.history
+        raise
+    except KeyboardInterrupt:
+        saved.write(run, len(run.history.loss))
+        raise
+    for callback in callbacks:
+        callback.before(run, end)
+    if end > start:
+        saved.write(run, end)
+    return run.history
+
+
+def begin(run: Run, saved: Checkpoint) -> int:
+    """The step to start at: that of the file, where there is one; else 0, with the seed of the settings."""
+    if saved.exists():
+        run.history, start = resume(saved.path, run.model, run.optimizers, run.config)
+        return start
+    torch.manual_seed(run.config.seed)
+    return 0
+
+
+def steps(run: Run, sample, start: int, end: int, callbacks, saved: Checkpoint, progress: bool) -> None:
+    """The steps start … end of a run, what is to happen around them, and what is to be remembered of each."""
+    history, began = run.history, time.perf_counter() - run.history.seconds
+    bar = progress_bar(start, end, progress)
+    with between_steps() as stop_if_asked:
+        for step in bar:
+            stop_if_asked()
+            for callback in callbacks:
+                callback.before(run, step)
+            batch = as_batch(sample(step), run.model).to(run.device)
+            value, lr = run.train_step(batch, step)
+            noted: dict = {}
+            for callback in callbacks:
+                noted |= callback.after(run, step) or {}
+            history.record(step, value, lr, batch, time.perf_counter() - began, noted)
+            if step % 20 == 0:
+                bar.set_postfix_str(say(value, noted, history, batch), refresh=bar.watched)
+            if (step + 1) % saved.every == 0:
+                saved.write(run, step + 1)
+        stop_if_asked()
+
+
+# -- wrong kinds, each in a sentence -------------------------------------------------------------
+
+
+def as_batch(batch: Any, model: nn.Module) -> Tensor:
+    """A batch as a tensor: whole numbers of any width become 64-bit tokens, NumPy's floats the model's own format."""
+    given = batch
+    if isinstance(batch, list | np.ndarray | np.generic):
+        try:
+            batch = torch.as_tensor(np.asarray(batch))
+        except (TypeError, ValueError):  # words, or rows of unequal length
+            pass
+        else:
+            batch = batch.to(next(model.parameters()).dtype) if batch.is_floating_point() else batch
+    if not isinstance(batch, Tensor):
+        raise CourseError(
+            f"sample(step) must return one tensor of tokens or rows, not {kind_of(given)}; "
+            "a loader's pair is unpacked with lambda step: batches[step][0]."
+        )
+    if not batch.numel():
+        raise CourseError(f"sample(step) returned an empty batch, of shape {list(batch.shape)}.")
+    return batch if batch.is_floating_point() or batch.is_complex() else batch.long()
+
+
+def check_arguments(model: Any, sample: Any, config: Any) -> None:
+    """One sentence for what cannot be trained, drawn from, or followed."""
+    if not any(p.requires_grad for p in model.parameters()):
+        raise CourseError(f"{type(model).__name__} has no parameter that can be trained.")
+    if not isinstance(config, TrainConfig):
+        raise CourseError(f"The third argument is a TrainConfig(steps=…, lr=…), not {kind_of(config)}.")
+    if not callable(sample):
+        raise CourseError(
+            f"sample is a function from the step to a batch, not {kind_of(sample)}: a run that is resumed asks for any "
+            "step again. For a loader take batches = list(loader) and sample=lambda step: batches[step % len(batches)]."
+        )
+
+
+def own_loss(model: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
+    """The next-token loss of a model that has one."""
+    known = inspect.signature(model.forward).parameters.values()
+    if not any(p.name == "return_type" or p.kind is p.VAR_KEYWORD for p in known):
+        raise CourseError(
+            f"{type(model).__name__} has no loss of its own: pass loss=lambda model, batch: … with one number."
+        )
+    return lambda model, batch: model(batch, return_type="loss")
+
+
+def checked_loss(value: Any) -> Tensor:
+    """The loss, if it is one number that depends on the weights."""
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        what = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else kind_of(value)
+        raise CourseError(f"loss(model, batch) must be one number as a tensor, not {what}: take its mean.")
+    if not value.requires_grad:
+        raise CourseError("The loss does not depend on the weights: was it computed without gradients?")
+    return value
+
+
+def kind_of(thing: Any) -> str:
+    """What a thing is, with its article."""
+    name = type(thing).__name__
+    return f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
