@@ -32,4 +32,11 @@ from mi_course.explanations.shapley import (
     sampled_shapley,
     shapley_of,
 )
-from mi_course.explanations.surrogates import Surrogate, kernel, lime, rank_of_change, weighted_fit, weighted_r_squared
+from mi_course.explanations.surrogates import (
+    Surrogate,
+    kernel,
+    lime,
+    rank_of_change,
+    weighted_fit,
+    weighted_r_squared,
+)

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 
 PAD, UNKNOWN = 0, 1  # word ids: nothing, and a word one does not know
@@ -36,11 +35,15 @@ class AttentionClassifier(nn.Module):
         """What the LSTM says at every word. It has read all the others."""
         return self.lstm(self.embed(words))[0]
 
-    def attend(self, h: Float[Tensor, "batch pos d"], words: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
+    def attend(
+        self, h: Float[Tensor, "batch pos d"], words: Int[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch pos"]:
         scores = self.v(self.W(h).tanh())[..., 0] * (not self.uniform)
         return scores.masked_fill(words == PAD, -math.inf).softmax(-1)
 
-    def read(self, h: Float[Tensor, "batch pos d"], attention: Float[Tensor, "batch pos"]) -> Float[Tensor, "batch"]:
+    def read(
+        self, h: Float[Tensor, "batch pos d"], attention: Float[Tensor, "batch pos"]
+    ) -> Float[Tensor, "batch"]:
         """The logit, given what the words say and how much each is looked at."""
         return self.u((attention[..., None] * h).sum(1))[:, 0]
 
@@ -97,7 +100,9 @@ def leave_one_out(
     return torch.stack(gone, dim=1)
 
 
-def logit_gradients(model: AttentionClassifier, words: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos"]:
+def logit_gradients(
+    model: AttentionClassifier, words: Int[Tensor, "batch pos"]
+) -> Float[Tensor, "batch pos"]:
     """Gradient × input of every word's embedding."""
     with torch.enable_grad():
         x = model.embed(words).detach().requires_grad_(True)
@@ -106,41 +111,31 @@ def logit_gradients(model: AttentionClassifier, words: Int[Tensor, "batch pos"])
         return (x * torch.autograd.grad(logit.sum(), x)[0]).sum(-1).detach()
 
 
+@torch.no_grad()
 def adversarial_attention(
-    model: AttentionClassifier,
-    words: Int[Tensor, "batch pos"],
-    *,
-    tolerance: float = 0.01,
-    starts: int = 4,
-    steps: int = 300,
-    seed: int = 0,
+    model: AttentionClassifier, words: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos"]:
-    """Other weights for each input, as far from the model's as can be found while its probability moves ≤ tolerance.
+    """Other weights for each input that give exactly the same logit, the farthest that rest on two words.
 
-    Ascends JSD(α′, α) less a penalty on what the probability moves beyond half the tolerance, from several starts;
-    keeps, for each input, the farthest weights seen within it. Where nothing was found, these are the model's own.
+    The logit sees attention only through a mean, Σ α_i s_i, of what the words say alone. Any mean can be made of one
+    word below it and one above: (1 − t) s_i + t s_j. Of all such pairs the one of largest JSD from α is taken.
     """
-    with torch.no_grad():
-        words = words.repeat(starts, 1)
-        h = model.encode(words)
-        own = model.attend(h, words)
-        p = model.read(h, own).sigmoid()
-    best, reached = own.clone(), torch.zeros(len(words))
-    scores = own.clamp_min(1e-9).log() + torch.randn(words.shape, generator=generator(seed, 18))
-    scores.requires_grad_(True)
-    adam = torch.optim.Adam([scores], lr=0.1)
-    for _ in range(steps):
-        with torch.enable_grad():
-            other = scores.masked_fill(words == PAD, -math.inf).softmax(-1)
-            moved = (model.read(h, other).sigmoid() - p).abs()
-            far = jensen_shannon(other, own)
-            loss = (F.relu(moved - tolerance / 2) * 50 - far).sum()
-        better = (moved <= tolerance) & (far > reached)
-        best[better], reached[better] = other.detach()[better], far.detach()[better]
-        scores.grad = torch.autograd.grad(loss, scores)[0]
-        adam.step()
-    farthest = reached.view(starts, -1).argmax(0)
-    return best.view(starts, -1, words.shape[1])[farthest, torch.arange(len(farthest))]
+    n, (logit, own) = words.shape[1], model(words)
+    alone = torch.stack([model(words, one.expand_as(words))[0] for one in torch.eye(n)], dim=1)  # batch pos
+    low, high, mean = alone[:, :, None], alone[:, None, :], logit[:, None, None]
+    t = ((mean - low) / (high - low).clamp_min(1e-9)).clamp(0, 1)  # batch pos pos
+    there = words != PAD
+    allowed = (low <= mean) & (mean <= high) & (high > low) & there[:, :, None] & there[:, None]
+    first, second = torch.eye(n)[:, None], torch.eye(n)[None]  # pos pos n
+    far = [
+        jensen_shannon((1 - share[..., None]) * first + share[..., None] * second, a)
+        for share, a in zip(t, own)
+    ]
+    best = torch.stack(far).masked_fill(~allowed, -1.0).flatten(1)
+    rows, share = torch.arange(len(words)), t.flatten(1).gather(1, best.argmax(1, keepdim=True))
+    i, j = best.argmax(1) // n, best.argmax(1) % n
+    other = (1 - share) * torch.eye(n)[i] + share * torch.eye(n)[j]
+    return torch.where(best.max(1).values[rows, None] >= 0, other, own)
 
 
 class PooledReaders(nn.Module):

@@ -209,4 +209,5 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's 95% interval for a share: honest also at 0 and at n of n."""
     p = successes / n
     middle, reach = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return (middle - reach) / (1 + z**2 / n), (middle + reach) / (1 + z**2 / n)
+    low, high = (middle - reach) / (1 + z**2 / n), (middle + reach) / (1 + z**2 / n)
+    return max(0.0, low), min(1.0, high)

@@ -73,13 +73,19 @@ def conditional_values(
     n, weights = len(x), torch.ones(len(rows)).double() if weights is None else numbers("weights", weights, 1)
     coalitions(n)  # the same limit
     place = ((rows == x) * 2 ** torch.arange(n - 1, -1, -1)).sum(1)
-    sums = torch.zeros(2, 2**n).double().index_add(1, place, torch.stack([weights * outputs(model, rows), weights]))
+    sums = (
+        torch.zeros(2, 2**n)
+        .double()
+        .index_add(1, place, torch.stack([weights * outputs(model, rows), weights]))
+    )
     for axis in range(1, n + 1):
         cube = sums.view(2, *[2] * n)
         without, within = cube.select(axis, 0), cube.select(axis, 1)
         sums = torch.stack([without + within, within], dim=axis).reshape(2, -1)
     if not bool((sums[1] > 0).all()):
-        raise CourseError("No row agrees with x on every feature: conditional values need discrete features that the data hold.")
+        raise CourseError(
+            "No row agrees with x on every feature: conditional values need discrete features that the data hold."
+        )
     return sums[0] / sums[1]
 
 

@@ -32,7 +32,10 @@ def kernel(distance_squared: Float[Tensor, "draw"], width: float | int) -> Float
 
 
 def weighted_fit(
-    Z: Float[Tensor, "draw feature"], y: Float[Tensor, "draw"], w: Float[Tensor, "draw"], ridge: float | int = 0.0
+    Z: Float[Tensor, "draw feature"],
+    y: Float[Tensor, "draw"],
+    w: Float[Tensor, "draw"],
+    ridge: float | int = 0.0,
 ) -> tuple[Float[Tensor, "feature"], Float[Tensor, ""]]:
     """Coefficients and intercept that make Σ w (y − a − Z b)² + ridge |b|² smallest."""
     share = w / w.sum()
