@@ -19,13 +19,23 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import HEAD, line, patching, sae, shown, small_transformers, toy_models, zero_layer
+from benchmarks import (
+    HEAD,
+    explanations,
+    line,
+    patching,
+    sae,
+    shown,
+    small_transformers,
+    toy_models,
+    zero_layer,
+)
 from mi_course.course.runner import cpu_model
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 PARTS = {"transformers": small_transformers.run, "zero layers": zero_layer.run, "toy models": toy_models.run,
-         "autoencoders": sae.run, "patching": patching.run}  # fmt: skip
+         "autoencoders": sae.run, "patching": patching.run, "explanations": explanations.run}  # fmt: skip
 HEADER = """# Measured
 
 Each pair ran in one process, rounds interleaved (A B A B …); the ratio is the median over rounds, with its 10–90% range.

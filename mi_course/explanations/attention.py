@@ -127,15 +127,13 @@ def adversarial_attention(
     there = words != PAD
     allowed = (low <= mean) & (mean <= high) & (high > low) & there[:, :, None] & there[:, None]
     first, second = torch.eye(n)[:, None], torch.eye(n)[None]  # pos pos n
-    far = [
-        jensen_shannon((1 - share[..., None]) * first + share[..., None] * second, a)
-        for share, a in zip(t, own)
-    ]
-    best = torch.stack(far).masked_fill(~allowed, -1.0).flatten(1)
-    rows, share = torch.arange(len(words)), t.flatten(1).gather(1, best.argmax(1, keepdim=True))
+    pairs = (1 - t[..., None]) * first + t[..., None] * second  # batch pos pos n
+    far = jensen_shannon(pairs, own[:, None, None].expand_as(pairs))
+    best = far.masked_fill(~allowed, -1.0).flatten(1)
+    share = t.flatten(1).gather(1, best.argmax(1, keepdim=True))
     i, j = best.argmax(1) // n, best.argmax(1) % n
     other = (1 - share) * torch.eye(n)[i] + share * torch.eye(n)[j]
-    return torch.where(best.max(1).values[rows, None] >= 0, other, own)
+    return torch.where(best.max(1, keepdim=True).values >= 0, other, own)
 
 
 class PooledReaders(nn.Module):

@@ -31,11 +31,12 @@ def numbers(name: str, given, ndim: int) -> Tensor:
     return values
 
 
-def instance_and_background(x, background) -> tuple[Tensor, Tensor]:
-    """The instance [feature] and the background [row feature], of one width."""
-    x, background = numbers("x", x, 1), numbers("background", background, 2)
-    if background.shape[1] != len(x):
-        raise CourseError(f"x has {len(x)} features, and the background {background.shape[1]}.")
+def instance_and_background(x, background, most: int = 1) -> tuple[Tensor, Tensor]:
+    """The instance [feature] (or, with most=2, instances [row feature]) and the background [row feature], of one width."""
+    x = numbers("x", x, 2 if most == 2 and getattr(x, "ndim", 1) == 2 else 1)
+    background = numbers("background", background, 2)
+    if background.shape[1] != x.shape[-1]:
+        raise CourseError(f"x has {x.shape[-1]} features, and the background {background.shape[1]}.")
     return x, background
 
 

@@ -30,7 +30,7 @@ def squared_error(guess: Tensor, y: Tensor) -> Tensor:
 def permutation_importance(
     model: Model,
     X: Float[Tensor, "row feature"],
-    y: Float[Tensor, "row"],
+    y: Float[Tensor, "target"],
     *,
     loss: Loss = squared_error,
     repeats: int = 20,

@@ -29,14 +29,14 @@ class Mechanism:
 
     kind: str  # one of KINDS; "twins" always carry the same value, and half of the weight is read from each
     features: tuple[int, ...]
-    weight: float  # 0 for what is not read
+    weight: float | int  # 0 for what is not read
 
     def __post_init__(self):
         if self.kind not in KINDS:
             raise CourseError(f"There is no mechanism {self.kind!r}.{nearest(self.kind, KINDS)}")
 
     @property
-    def units(self) -> list[tuple[float, float]]:
+    def units(self) -> list[tuple[int, float | int]]:
         """(threshold, factor) of each ReLU over the sum of the features: g(s) = Σ factor · ReLU(s − threshold)."""
         n = len(self.features)
         return {

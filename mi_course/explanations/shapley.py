@@ -18,7 +18,7 @@ from mi_course.errors import CourseError
 from mi_course.explanations.checked import Model, instance_and_background, numbers, outputs
 
 MOST = 15  # features: 32,768 coalitions
-ROWS = 1 << 16  # rows that the model reads at once
+ROWS = 1 << 13  # rows that the model reads at once: more leave the cache
 
 
 class Estimate(NamedTuple):
@@ -40,22 +40,27 @@ def coalitions(n: int) -> Bool[Tensor, "coalition feature"]:
 
 def coalition_values(
     model: Model,
-    x: Float[Tensor, "feature"],
-    background: Float[Tensor, "row feature"],
+    x: Float[Tensor, "*instance feature"],
+    background: Float[Tensor, "row width"],
     chosen: Bool[Tensor, "coalition feature"] | None = None,
-) -> Float[Tensor, "coalition"]:
+) -> Float[Tensor, "*instance coalition"]:
     """v(S) = the mean output with the features of S taken from x and all others from a background row.
 
     This is the *interventional* value (Janzing et al. 2020): what is absent is drawn anew without regard to S, so
-    correlated features are torn apart. `chosen` are the coalitions wanted, all of them if left out.
+    correlated features are torn apart. `chosen` are the coalitions wanted, all of them if left out. Instances,
+    coalitions and background rows go through the model together, as many as fit.
     """
-    x, background = instance_and_background(x, background)
-    chosen = coalitions(len(x)) if chosen is None else chosen
+    x, background = instance_and_background(x, background, most=2)
+    chosen = coalitions(x.shape[-1]) if chosen is None else chosen
+    at_once = max(1, ROWS // (len(chosen) * len(background)))
     found = []
-    for part in chosen.split(max(1, ROWS // len(background))):
-        rows = torch.where(part[:, None], x, background)  # coalition row feature
-        found.append(outputs(model, rows.flatten(0, 1)).view(len(part), -1).mean(1))
-    return torch.cat(found)
+    for some in x.reshape(-1, 1, 1, x.shape[-1]).split(at_once):
+        parts = []
+        for part in chosen.split(max(1, ROWS // len(background))):
+            rows = torch.where(part[:, None], some, background)  # instance coalition row feature
+            parts.append(outputs(model, rows.flatten(0, 2)).view(rows.shape[:3]).mean(-1))
+        found.append(torch.cat(parts, dim=1))
+    return torch.cat(found).view(*x.shape[:-1], len(chosen))
 
 
 def conditional_values(
@@ -89,34 +94,37 @@ def conditional_values(
     return sums[0] / sums[1]
 
 
-def shapley_of(v: Float[Tensor, "coalition"]) -> Float[Tensor, "feature"]:
+def shapley_of(v: Float[Tensor, "*instance coalition"]) -> Float[Tensor, "*instance feature"]:
     """The Shapley values of a game given by the values of all its coalitions.
 
     φ_j = Σ over S without j of |S|! (n − |S| − 1)! / n! · (v(S ∪ j) − v(S)), with v as a cube of n axes of length 2.
     Sum to v(all) − v(none); a feature that never changes v gets 0.
     """
-    n = int(math.log2(len(v)))
-    if n < 1 or len(v) != 2**n:
-        raise CourseError(f"{len(v)} values are not those of all coalitions, of which there are 2, 4, 8, …")
+    n = int(math.log2(v.shape[-1]))
+    if n < 1 or v.shape[-1] != 2**n:
+        raise CourseError(
+            f"{v.shape[-1]} values are not those of all coalitions, of which there are 2, 4, 8, …"
+        )
     size = coalitions(n).sum(1)
     factorial = torch.tensor([math.factorial(i) for i in range(n + 1)]).double()
     weight = (factorial[size] * factorial[(n - 1 - size).clamp_min(0)] / factorial[n]).view([2] * n)
-    cube = v.double().view([2] * n)
-    adds = lambda j: weight.select(j, 0) * (cube.select(j, 1) - cube.select(j, 0))
-    return torch.stack([adds(j).sum() for j in range(n)])
+    cube = v.double().reshape(-1, *[2] * n)
+    adds = lambda j: weight.select(j, 0) * (cube.select(j + 1, 1) - cube.select(j + 1, 0))
+    credit = torch.stack([adds(j).flatten(1).sum(1) for j in range(n)], dim=1)
+    return credit.view(*v.shape[:-1], n)
 
 
 def exact_shapley(
-    model: Model, x: Float[Tensor, "feature"], background: Float[Tensor, "row feature"]
-) -> Float[Tensor, "feature"]:
-    """Shapley values of one prediction over all coalitions, 2ⁿ × background rows in a few batches."""
+    model: Model, x: Float[Tensor, "*instance feature"], background: Float[Tensor, "row width"]
+) -> Float[Tensor, "*instance feature"]:
+    """Shapley values over all coalitions of one prediction, or of many together: 2ⁿ × background rows for each."""
     return shapley_of(coalition_values(model, x, background))
 
 
 def sampled_shapley(
     model: Model,
     x: Float[Tensor, "feature"],
-    background: Float[Tensor, "row feature"],
+    background: Float[Tensor, "row width"],
     permutations: int = 2000,
     *,
     seed: int = 0,

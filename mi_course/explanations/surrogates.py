@@ -83,7 +83,7 @@ def draws_around(
 def lime(
     model: Model,
     x: Float[Tensor, "feature"],
-    background: Float[Tensor, "row feature"],
+    background: Float[Tensor, "row width"],
     *,
     width: float | int | None = None,
     draws: int = 5000,
