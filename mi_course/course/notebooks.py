@@ -93,6 +93,7 @@ def _first_line(cell) -> str:
 
 
 KEPT_CELL_METADATA = ("tags", "nbgrader", "jupyter")
+KEPT_METADATA = ("mi_course",)  # what a student copy was when it was made
 
 
 def tidy(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -104,7 +105,8 @@ def tidy(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
         cell["id"] = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
         cell.metadata = {key: cell.metadata[key] for key in KEPT_CELL_METADATA if key in cell.metadata}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    nb.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    kept = {key: nb.metadata[key] for key in KEPT_METADATA if key in nb.metadata}
+    nb.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}, **kept}
     nb.nbformat, nb.nbformat_minor = 4, 5
     return nbformat.from_dict(nb)
 
