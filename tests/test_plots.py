@@ -629,6 +629,8 @@ def test_a_page_is_given_the_library_and_the_output_stays_small(monkeypatch):
     from IPython.testing.globalipapp import start_ipython
 
     shell = start_ipython() or IPython.get_ipython()
+    formatter = shell.display_formatter  # a terminal's shell shows plain text alone, a notebook's shows all
+    monkeypatch.setattr(formatter, "active_types", list(formatter.format_types))
     sent, show = [], lambda **how: plots.tokens_view("ab", [1, 2], **WORDS)
     monkeypatch.setattr(shell.display_pub, "publish", lambda data, **how: sent.append((data, how)))
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)

@@ -34,6 +34,8 @@ def build(out: str | Path | None = None) -> str:
     files.write(places.root() / "build" / "scoreboard.json", board.to_json())
     if importlib.util.find_spec("sphinx") is None:
         return f"{board}\n\n{INSTALL}"
+    if not (places.root() / "docs" / "conf.py").is_file():
+        return f"{board}\n\nNo site was built: this copy of the course has no docs/ folder."
     folder = Path(out) if out else places.root() / "build" / "site"
     if folder.is_file():
         raise CourseError(f"{folder} is a file: the site needs a folder (--out).")

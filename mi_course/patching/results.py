@@ -32,6 +32,7 @@ class PatchResult:
         corrupted: the corrupted run's.
         what: was patched.
         approximate: an estimate by gradients.
+        ends: each prompt's corrupted and clean score [end batch], for intervals.
     """
 
     per_prompt: Float[Tensor, "*axes batch"]
