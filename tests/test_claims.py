@@ -469,8 +469,8 @@ def test_scoreboard_reads_what_was_stored(notebook, recorded):
 
 def test_scoreboard_knows_missing_claims(notebook):
     board = Scoreboard.from_notebooks([notebook()])
-    assert board.counts() == {"open": 20} and len(board.problems()) == 20
-    assert "20 claims, 20 verdicts: 20 open\nMF-10 in notebook 03 is not settled." in str(board)
+    assert board.counts() == {"open": 22} and len(board.problems()) == 22
+    assert "22 claims, 22 verdicts: 22 open\nMF-10 in notebook 03 is not settled." in str(board)
 
 
 def test_scoreboard_reports_a_verdict_the_ledger_does_not_record(notebook, recorded):

@@ -58,6 +58,7 @@ def test_the_seed_reaches_the_cells(tmp_path, monkeypatch):
 def test_a_page_names_bounds_and_verdicts():
     claim = claims.ledger()["TMS-18"]
     values = {"monosemantic_at_0_7": 1.0, "monosemantic_at_0_3": 0.4, "monosemantic_at_0_05": 0.6}
+    values["untrained_monosemantic"] = 0.0
     rows = {0: [Row(claim, "04", "reproduced", values)], 1: [Row(claim, "04", "partly", values)]}
     text = seeds.page(Path("04_toy.ipynb"), rows)
     assert "| reproduced | partly |" in text and "0.2 … 0.8" in text and "&lt;= 0.2" in text
