@@ -11,8 +11,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_ext"))
 place = places.settings()["tool"]["mi-course"]
 
-project, author, language = "mi_course", "The mi_course authors", "en"
-version = release = __version__
+project, author, language, release = "mi_course", "The mi_course authors", "en", __version__
 copyright = f"{author}, MIT License"
 extensions = [
     "myst_nb", "sphinx_design", "sphinx_copybutton", "sphinx.ext.mathjax",
@@ -33,10 +32,8 @@ mathjax = distribution("sphinx-mathjax-offline").locate_file(f"sphinx-mathjax-of
 mathjax3_config = {"options": {"enableMenu": False}, "svg": {"fontCache": "global"}}
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
-autodoc_inherit_docstrings = False
-autodoc_preserve_defaults = True
-autodoc_typehints_format = "short"
-default_role = "literal"
+autodoc_inherit_docstrings, autodoc_preserve_defaults = False, True
+autodoc_typehints_format, default_role = "short", "literal"
 maximum_signature_line_length = 88
 add_module_names = toc_object_entries = False
 

@@ -104,7 +104,12 @@ def usable_in_a_loop(stream, times):
 
 
 RIGHT = {
-    checks.check_hook_names: [names, lambda: {key: f"{name}" for key, name in reversed(names().items())}],
+    checks.check_hook_names: [
+        names,
+        lambda: {key: f"{name}" for key, name in reversed(names().items())},
+        lambda: tuple(names().values()),
+        lambda: list(names().values()),
+    ],
     checks.check_attention_paid: [attention, attention_as_a_number],
     checks.check_previous_token_score: [previous, previous_in_a_loop],
     checks.check_zero_head: [zeroed, zeroed_by_mask],
@@ -257,7 +262,9 @@ WRONG = [
     (checks.check_hook_names, answers(c="blocks.1.attn.hook_z"), "neither"),
     (checks.check_hook_names, answers(d="blocks.1.attn.hook_attn_out"), "no hook is called"),
     (checks.check_hook_names, lambda: {"a": names()["a"]}, "no answer to b"),
-    (checks.check_hook_names, lambda: list(names().values()), "dictionary"),
+    (checks.check_hook_names, lambda: list(names().values())[:3], "dictionary"),
+    (checks.check_hook_names, lambda: set(names().values()), "dictionary"),
+    (checks.check_hook_names, lambda: tuple(names().values())[::-1], "another quantity"),
     (checks.check_hook_names, lambda: print(names()), "print"),
     (checks.check_attention_paid, lambda p, b, h, q, k: p[b, h, k, q], "query and key are swapped"),
     (checks.check_attention_paid, lambda p, b, h, q, k: p[h, b, q, k], "batch and head are swapped"),

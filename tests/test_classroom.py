@@ -36,7 +36,7 @@ def test_a_student_copy_never_overwrites_the_course(clone):
 
 def test_markers_that_do_not_match_are_named():
     with pytest.raises(CourseError, match="do not match"):
-        classroom.student_copy(notebook("### BEGIN SOLUTION\n1"))
+        classroom.student_copy(notebook("x = 0\n### BEGIN SOLUTION\n1"))
     with pytest.raises(CourseError, match="do not match"):
         classroom.student_copy(notebook("1\n### END SOLUTION"))
 

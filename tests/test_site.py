@@ -184,10 +184,8 @@ def small(clone, monkeypatch):
     shutil.copy(ROOT / "docs" / "glossary.md", docs)
     monkeypatch.syspath_prepend(str(docs / "_ext"))
     monkeypatch.delitem(sys.modules, "mi_site", raising=False)
-    import mi_site
-
     monkeypatch.setattr(
-        mi_site, "public", lambda: {"errors": {"kinds": {"CourseError": "autoclass"}, "line": "E."}}
+        site, "public", lambda: {"errors": {"kinds": {"CourseError": "autoclass"}, "line": "E."}}
     )
     monkeypatch.setattr(site, "sphinx", SPHINX)
 

@@ -134,13 +134,12 @@ def from_templates(docs: Path, notebooks: dict, board: claims.Scoreboard, alts: 
     words |= {"settled": len({row.claim.id for row in board.rows}), "papers": by_paper, "claims": claims}
     words |= {"shown": shown_value, "modules": modules, "place": places.settings()["tool"]["mi-course"]}
     make = lambda page, **more: env.get_template(f"{page}.md").render(words | more)
-    whole = {
-        "index": "index",
-        "claims/index": "claims",
-        "claims/corrections": "corrections",
-        "docs/api/index": "modules",
+    made = {
+        "index.md": make("index"),
+        "docs/api/index.md": make("modules"),
+        "claims/index.md": make("claims"),
     }
-    made = {f"{to}.md": make(page) for to, page in whole.items()}
+    made |= {"claims/corrections.md": make("corrections")}
     made |= {f"claims/{key}.md": make("paper", group=group) for key, group in by_paper.items()}
     made |= {f"docs/api/{name}.md": make("module", name=name, **about) for name, about in modules.items()}
     return made

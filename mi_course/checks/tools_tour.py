@@ -40,9 +40,11 @@ HOOK_NAMES = {
 
 
 def check_hook_names(function: object) -> None:
-    """Exercise 1: the names of four hooks, as a dictionary."""
+    """Exercise 1: the names of four hooks, as a dictionary (or in the order of the questions)."""
     name = "hook names"
     names = answer(name, function, ())
+    if isinstance(names, (tuple, list)) and len(names) == len(HOOK_NAMES):
+        names = dict(zip(HOOK_NAMES, names))  # in the order of the questions
     if not isinstance(names, dict):
         raise CheckFailed(f"{name}: a dictionary with the keys a, b, c and d is wanted.")
     for key, wanted in HOOK_NAMES.items():
