@@ -194,8 +194,10 @@ def test_the_setup_cell_fetches_what_cells_need_on_colab_and_no_more():
     lines = badges.fetching(nb).cells[0].source.splitlines()
     assert lines[2].strip().startswith("!python -m mi_course fetch efficientnet-lite0 smollm2-135m-instruct")
     assert badges.fetching(nb).cells[0].source.splitlines() == lines, "once is enough"
+    nb.cells[0].source = alone = setup.removesuffix("\nimport torch")
+    assert badges.fetching(nb).cells[0].source == "\n".join(lines[:3]), "also where no import follows"
     nb.cells = nb.cells[:1]
-    assert badges.fetching(nb).cells[0].source == setup, "and it goes when no cell needs one"
+    assert badges.fetching(nb).cells[0].source == alone, "and it goes when no cell needs one"
 
 
 def test_a_notebook_without_badge_or_setup_is_named(clone, capsys):

@@ -107,8 +107,9 @@ def fetching(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     line = FETCH.format(" ".join(names)) if names else ""
     for cell in code:
         if "setup" in cell.metadata.get("tags", []):
-            bare = FETCHES.sub("", cell.source)
-            cell.source = re.sub(rf"(.*{INSTALL.pattern}.*\n)", lambda found: found[1] + line, bare)
+            bare = FETCHES.sub("", cell.source + "\n")
+            with_line = re.sub(rf"(.*{INSTALL.pattern}.*\n)", lambda found: found[1] + line, bare)
+            cell.source = with_line.removesuffix("\n")
     return nb
 
 
