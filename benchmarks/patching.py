@@ -105,7 +105,9 @@ def their_loop(exp: Experiment, loop, axes: dict):
         loops.tqdm, bar = partial(loops.tqdm, **QUIET), loops.tqdm
         try:
             with torch.no_grad():
-                return loop(exp.model, exp.corrupted.tokens, cache, metric, index_axis_names=None, index_df=cells)
+                return loop(
+                    exp.model, exp.corrupted.tokens, cache, metric, index_axis_names=None, index_df=cells
+                )
         finally:
             loops.tqdm = bar
 
@@ -151,7 +153,9 @@ def attribution(key: str, rounds: int) -> list[dict]:
     case = CASES[key]
     exp = experiment(case.boot())
     given = (exp.model, exp.clean.tokens, exp.corrupted.tokens, exp.right, exp.wrong)
-    exact, guess = (f("z", positions="all", layers=case.layers).effect.flatten() for f in (exp.sweep, exp.attribution))
+    exact, guess = (
+        f("z", positions="all", layers=case.layers).effect.flatten() for f in (exp.sweep, exp.attribution)
+    )
     agree = f"correlation with patching {float(torch.corrcoef(torch.stack([exact, guess]))[0, 1]):.3f}"
 
     def forward():
