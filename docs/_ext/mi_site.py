@@ -80,7 +80,8 @@ def shown(nb: nbformat.NotebookNode, number: str) -> nbformat.NotebookNode:
             continue
         tags, settled = cell.metadata.setdefault("tags", []), settled_in(cell)
         tags += ["remove-cell"] if "setup" in tags else []
-        tags += ["hide-input"] if cell.metadata.get("jupyter", {}).get("source_hidden") else []
+        hidden = cell.metadata.get("jupyter", {}).get("source_hidden") and "hide-input" not in tags
+        tags += ["hide-input"] if hidden else []
         if settled:  # a place to arrive at, and a way to the claim
             cells.append(new_markdown_cell("".join(f"({id.lower()}-in-{number})=\n" for id in settled)))
         cells += with_folded_solution(cell)
