@@ -63,7 +63,7 @@ def test_no_page_asks_for_anything_from_outside(read, whole_site):
     for page, links in read.items():
         for address in links.asked:
             there = page.parent / address.partition("?")[0]
-            assert address.startswith("data:") or there.exists(), f"{page.name}: {address}"
+            assert address.startswith(("data:", "#")) or there.exists(), f"{page.name}: {address}"
     for sheet in whole_site.rglob("*.css"):
         asked = re.findall(
             r"url\(\s*['\"]?(https?:[^)]*)|@import\s+['\"]?(https?:[^;]*)", sheet.read_text("utf-8")
