@@ -41,7 +41,8 @@ class Links(HTMLParser):
 
 @pytest.fixture(scope="module")
 def read(whole_site):
-    return {page: Links(page) for page in whole_site.rglob("*.html")}
+    theirs = {"webpack-macros.html"}  # a template of the theme's, no page
+    return {page: Links(page) for page in whole_site.rglob("*.html") if page.name not in theirs}
 
 
 def test_every_link_and_anchor_resolves(read):
@@ -81,7 +82,7 @@ def test_no_page_uses_an_id_twice(read):
 
 def test_what_pages_share_stands_beside_them_once(read, whole_site):
     assert "CircuitsVis = CircuitsVis" in (whole_site / "_static" / "circuitsvis.js").read_text("utf-8")
-    for page in read:
+    for page in (page for page in read if "_modules" not in page.parts):  # source code says it, too
         text = page.read_text(encoding="utf-8")
         assert "CircuitsVis = CircuitsVis" not in text and len(text) < 5e6
         assert ("_static/circuitsvis.js" in text) == ("globalThis.CircuitsVis" in text), page.name
@@ -178,7 +179,16 @@ def small(clone, monkeypatch):
         (shutil.copytree if (ROOT / "docs" / part).is_dir() else shutil.copy)(
             ROOT / "docs" / part, docs / part
         )
-    for name in ("prerequisites", "pitfalls", "reading", "teaching", "checks", "use/index"):
+    for name in (
+        "prerequisites",
+        "pitfalls",
+        "reading",
+        "teaching",
+        "checks",
+        "nulls",
+        "models",
+        "use/index",
+    ):
         (docs / name).parent.mkdir(exist_ok=True)
         (docs / f"{name}.md").write_text(f"# {name}\n")
     shutil.copy(ROOT / "docs" / "glossary.md", docs)

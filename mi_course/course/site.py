@@ -23,6 +23,10 @@ SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)\n *### END SOLUTION", re.
 INSTALL = "The site is made by Sphinx, which is not installed here: python -m pip install -c constraints.txt -e '.[site]', then python -m mi_course site."
 
 
+class NoPages(CourseError):
+    """The course without its docs/, as an installed package or a part of a clone."""
+
+
 def build(out: str | Path | None = None) -> str:
     """Write build/scoreboard.json and the site (to build/site, or `out`); return the scoreboard and where the site is, as text."""
     paths = [newest(path) for path in places.find()]
@@ -34,12 +38,13 @@ def build(out: str | Path | None = None) -> str:
     files.write(places.root() / "build" / "scoreboard.json", board.to_json())
     if importlib.util.find_spec("sphinx") is None:
         return f"{board}\n\n{INSTALL}"
-    if not (places.root() / "docs" / "conf.py").is_file():
-        return f"{board}\n\nNo site was built: this copy of the course has no docs/ folder."
     folder = Path(out) if out else places.root() / "build" / "site"
     if folder.is_file():
         raise CourseError(f"{folder} is a file: the site needs a folder (--out).")
-    sphinx(folder)
+    try:
+        sphinx(folder)
+    except NoPages as told:
+        return f"{board}\n\n{told}"
     return f"{board}\n\nThe site: {(folder.resolve() / 'index.html').as_uri()}"
 
 
@@ -60,6 +65,8 @@ def sphinx(folder: Path) -> None:
     from sphinx.util.docutils import docutils_namespace, patch_docutils
 
     docs, build, said = places.root() / "docs", workshop(), io.StringIO()
+    if not (docs / "conf.py").is_file():
+        raise NoPages("No site was built: this copy of the course has no docs/ folder.")
     (build / "pages").mkdir(parents=True, exist_ok=True)
     with patch_docutils(docs), docutils_namespace():
         app = Sphinx(
