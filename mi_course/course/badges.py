@@ -17,8 +17,8 @@ BADGE = re.compile(
     rf"https://colab\.research\.google\.com/github/{NAME}/blob/[\w./-]+?/notebooks/((?:student/)?[\w-]+\.ipynb)"
 )
 INSTALL = re.compile(rf"mi_course ?@ ?git\+https://github\.com/{NAME}@[\w./-]+")
-FETCH = "    !python -m mi_course fetch {}\n"  # real models
-FETCHES = re.compile(re.escape(FETCH).replace(r"\{\}", ".*"))
+FETCH = "    !{{sys.executable}} -m mi_course fetch {}\n"  # real models
+FETCHES = re.compile(r" {4}!\{sys\.executable\} -m mi_course fetch .*\n")
 ELSEWHERE = (  # addresses in README, CITATION.cff and docs: the pattern, and what stands there
     (rf"https://mybinder\.org/v2/gh/{NAME}/[\w.-]+", "https://mybinder.org/v2/gh/{owner}/{repo}/{branch}"),
     (rf"git clone https://github\.com/{NAME} && cd [\w.-]+", "git clone https://github.com/{owner}/{repo} && cd {repo}"),
