@@ -192,7 +192,11 @@ def test_the_setup_cell_fetches_what_cells_need_on_colab_and_no_more():
         "# needs smollm2-135m-instruct\nx", "# needs efficientnet-lite0, smollm2-135m-instruct\ny")]  # fmt: skip
     nb.cells[0].metadata.tags = ["setup"]
     lines = badges.fetching(nb).cells[0].source.splitlines()
-    assert lines[2].strip().startswith("!{sys.executable} -m mi_course fetch efficientnet-lite0 smollm2-135m-instruct")
+    assert (
+        lines[2]
+        .strip()
+        .startswith("!{sys.executable} -m mi_course fetch efficientnet-lite0 smollm2-135m-instruct")
+    )
     assert badges.fetching(nb).cells[0].source.splitlines() == lines, "once is enough"
     nb.cells[0].source = alone = setup.removesuffix("\nimport torch")
     assert badges.fetching(nb).cells[0].source == "\n".join(lines[:3]), "also where no import follows"

@@ -213,9 +213,7 @@ SPHINX = site.sphinx  # the clone fixture puts a stand-in in its place
 
 def test_a_solution_is_folded_and_the_exercise_is_not(small):
     source = 'def f(x):\n    """Twice x."""\n    ### BEGIN SOLUTION\n    return 2 * x\n    ### END SOLUTION'
-    page = small(
-        "# T\n\n$W_E W_U$ and\n\n$$\\sum_h A^h$$", source, "# ### x\n\nMF-01 and **S-01**"
-    )
+    page = small("# T\n\n$W_E W_U$ and\n\n$$\\sum_h A^h$$", source, "# ### x\n\nMF-01 and **S-01**")
     stub, _, folded = page.partition("<details")
     assert "Twice x." in stub and "One solution" in folded and "BEGIN SOLUTION" not in page
     body = re.sub("<[^>]*>", "", folded.split("</details>")[0])
