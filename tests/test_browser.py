@@ -197,7 +197,7 @@ def test_the_theme_can_be_chosen_and_is_kept(browser, address):
         page.goto(address("index"))
         assert page.evaluate(theme) == "light"
         page.get_by_role("button", name="Color mode").first.click()
-        page.locator("[data-mode=dark]").first.click()
+        page.locator(".theme-change-button", has_text="Dark").first.click()
         assert page.evaluate(theme) == "dark"
         page.goto(address("glossary"))
         assert page.evaluate(theme) == "dark"

@@ -49,3 +49,19 @@ addEventListener("beforeprint", () => {
   for (const fold of folded) fold.open = true;
 });
 addEventListener("afterprint", () => { for (const fold of folded) fold.open = false; });
+
+// The contents at the right mark the section one reads.
+addEventListener("DOMContentLoaded", () => {
+  const links = [...document.querySelectorAll(".bd-sidebar-secondary .page-toc a[href^='#']")];
+  const places = links.map((link) => document.getElementById(decodeURIComponent(link.hash.slice(1))));
+  const mark = () => {
+    const above = places.filter((place) => place && place.getBoundingClientRect().top < innerHeight / 3);
+    const here = links[places.indexOf(above.at(-1))];
+    for (const link of links) {
+      link.classList.toggle("active", link === here);
+      link === here ? link.setAttribute("aria-current", "true") : link.removeAttribute("aria-current");
+    }
+  };
+  addEventListener("scroll", mark, { passive: true });
+  mark();
+});
