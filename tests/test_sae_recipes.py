@@ -1,7 +1,7 @@
 """The shipped autoencoders: names, cards, and what they measure."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
