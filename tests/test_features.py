@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mi_course import corpora
+from mi_course import files
+from mi_course import sae as features
 from mi_course.corpora import scripts
 from mi_course.corpora.corpus import Corpus, generator
 from mi_course.corpora.vocabulary import shipped_tokenizer
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
-from mi_course.sae import pages as features
 from mi_course.sae.dictionary import SaeConfig, SparseAutoencoder
 
 TEXT = "def item(self):\n    return self.count\n# ابة ابث اا\n# ACGTTGCAACGT\nname = 'value'\n" * 40
@@ -182,7 +182,7 @@ def test_a_page_says_everything_in_words_too(recording, sae, model, corpus):
 
 
 def test_what_depends_on_the_text_is_blanked_when_notebooks_are_compared(recording, sae, model, corpus):
-    config = (corpora.data_dir().parent / "tests" / "nbval_sanitize.cfg").read_text(encoding="utf-8")
+    config = (files.data_dir().parent / "tests" / "nbval_sanitize.cfg").read_text(encoding="utf-8")
     html = features.feature_page(sae, model, corpus, 3, recording=recording)._repr_html_()
     for pattern, by in re.findall(r"regex: (.*)\nreplace: (.*)", config):
         html = re.sub(pattern, by, html)
