@@ -377,7 +377,7 @@ def surroundings(notebook: str) -> dict:
 
 def plain(source: str) -> str:
     """Python without the notebook's magics."""
-    return re.sub(r"^[%!].*$", "", source, flags=re.MULTILINE)
+    return re.sub(r"^( *)[%!].*$", r"\1pass", source, flags=re.MULTILINE)
 
 
 def said(exercise: classroom.Exercise, answer: str) -> str | None:
