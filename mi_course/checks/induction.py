@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mi_course import induction
-from mi_course.checks import CheckFailed, answer, check
+from mi_course.checks import CheckFailed, answer, as_tensor, check, is_number
 from mi_course.checks.circuits import check_through
 from mi_course.corpora.corpus import generator
 from mi_course.induction.scores import icl_scores, patterns
@@ -121,6 +121,7 @@ def check_previous_token_scores(function: object) -> None:
 
     def seen(scores):
         """What the softmax makes of scores: a constant in a row is nothing to it, nor what the mask hides."""
+        scores = as_tensor(scores) if is_number(scores) else scores
         square = isinstance(scores, Tensor) and scores.ndim == 2 and scores.shape[0] == scores.shape[1]
         return causal(scores.double()) if square else scores
 

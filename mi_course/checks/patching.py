@@ -661,6 +661,8 @@ def check_effect_interval(function: object) -> None:
         return (p[d].mean(1) - low) / (high - low)
 
     def pair(found):
+        if isinstance(found, tuple | list) and all(map(is_number, found)):
+            found = [float(end) for end in found if as_tensor(end).numel() == 1]
         if not is_number(found):
             raise CheckFailed(
                 "interval of an effect: two numbers are wanted, the lower end and the upper one."
