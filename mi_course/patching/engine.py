@@ -11,7 +11,7 @@ from mi_course.patching.edits import Activations
 from mi_course.patching.forward import Forward
 from mi_course.patching.hooked import Hooked
 from mi_course.patching.layout import Layout
-from mi_course.patching.reach import unreached
+from mi_course.patching.reach import near, unreached
 
 UNFORESEEN = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
@@ -34,7 +34,7 @@ def engine(
     acts = hooked.record(tokens, layout, embed)
     check_padding(hooked, acts, tokens, layout, embed)
     if check:
-        hooked.refused = unreached(hooked, layout.alone(tokens, 0))
+        hooked.refused = unreached(hooked, layout.real(tokens, 0)[None])
     return hooked, acts
 
 
@@ -45,20 +45,9 @@ def tried(layout: Layout) -> set[int]:
 
 def alone(hooked: Hooked, prompt: int, tokens: Tensor, layout: Layout, embed, hooks=()) -> Tensor:
     """The model's own logits [pos d_vocab] of one prompt without its padding."""
-    single = layout.alone(tokens, prompt)
-    own = None if embed is None else embed[prompt : prompt + 1] if layout.mask is None else embed[prompt, layout.mask[prompt]][None]  # fmt: skip
-    return hooked.run(single, Layout(tuple(single.shape), single.device), own, list(hooks))[0]
-
-
-def real(x: Tensor, prompt: int, layout: Layout) -> Tensor:
-    """A prompt's rows without its padding."""
-    return x[prompt] if layout.mask is None else x[prompt, layout.mask[prompt]]
-
-
-def close(ours: Tensor, theirs: Tensor) -> bool:
-    """Whether two computations of the same numbers differ by rounding alone."""
-    bound = 100 * torch.finfo(ours.dtype).eps * (1 + theirs.abs().max())
-    return bool((theirs - ours).abs().max() <= bound)
+    single = layout.real(tokens, prompt)[None]
+    own = None if embed is None else layout.real(embed, prompt)[None]
+    return hooked.run(single, Layout.of(single), own, list(hooks))[0]
 
 
 def agrees(
@@ -68,7 +57,7 @@ def agrees(
     last = acts["resid_post", forward.n_layers - 1]
     hooked = Hooked(forward.model)
     return all(
-        close(forward.readout(real(last, prompt, layout)), alone(hooked, prompt, tokens, layout, embed))
+        near(forward.readout(layout.real(last, prompt)), alone(hooked, prompt, tokens, layout, embed), 100)
         for prompt in tried(layout)
     )
 
@@ -81,7 +70,7 @@ def check_padding(hooked: Hooked, acts: Activations, tokens, layout: Layout, emb
     prompt = max(tried(layout))
     note = lambda x, hook: found.setdefault("last", x)  # noqa: E731
     alone(hooked, prompt, tokens, layout, embed, [(hooked.names[key], note)])
-    if not close(real(acts[key], prompt, layout), found["last"][0]):
+    if not near(layout.real(acts[key], prompt), found["last"][0], 100):
         raise CourseError(
             "This make reads a padded prompt otherwise than alone: pass prompts of equal length."
         )

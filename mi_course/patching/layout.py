@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from mi_course.errors import CourseError
@@ -23,6 +23,11 @@ class Layout:
     shape: tuple[int, int]
     device: torch.device
     mask: Bool[Tensor, "batch pos"] | None = None
+
+    @classmethod
+    def of(cls, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"] | None = None) -> Layout:
+        """That of these prompts."""
+        return cls(tuple(tokens.shape), tokens.device, mask)
 
     @cached_property
     def ids(self) -> Int[Tensor, "rows pos"]:
@@ -43,9 +48,9 @@ class Layout:
         itself = torch.eye(n_pos, dtype=torch.bool, device=self.device)
         return ahead | (~self.mask[:, None, None, :n_pos] & ~itself)
 
-    def alone(self, tokens: Int[Tensor, "batch pos"], prompt: int) -> Int[Tensor, "1 its_pos"]:
-        """One prompt without its padding."""
-        return tokens[prompt : prompt + 1] if self.mask is None else tokens[prompt, self.mask[prompt]][None]
+    def real(self, x: Shaped[Tensor, "batch pos *rest"], prompt: int) -> Shaped[Tensor, "its_pos *rest"]:
+        """What one prompt has at its tokens, without its padding."""
+        return x[prompt] if self.mask is None else x[prompt, self.mask[prompt]]
 
     def given(self) -> dict:
         """What a bridge is told: it works out the positions itself."""
@@ -98,4 +103,4 @@ def found_mask(model, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch p
 def layout_of(model, tokens: Int[Tensor, "batch pos"], attention_mask=None) -> Layout:
     """Where the prompts' tokens stand, as told or as the tokenizer's padding implies."""
     mask = found_mask(model, tokens) if attention_mask is None else checked_mask(attention_mask, tokens)
-    return Layout(tuple(tokens.shape), tokens.device, mask)
+    return Layout.of(tokens, mask)

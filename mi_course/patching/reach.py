@@ -32,7 +32,7 @@ MAKES = [  # what is patched, all layers at once: what it makes
 def unreached(engine: Hooked, prompt: Int[Tensor, "1 pos"]) -> dict[str, str]:
     """Sites that cannot be patched, each with the sentence that says why."""
     host = prompt[:, :TRIED]
-    source = engine.record((host + 1) % engine.cfg.d_vocab, layout_of(host))
+    source = engine.record((host + 1) % engine.cfg.d_vocab, Layout.of(host))
     bad: set[str] = set()
     good: set[str] = set()
     for group in MAKES:
@@ -45,10 +45,6 @@ def unreached(engine: Hooked, prompt: Int[Tensor, "1 pos"]) -> dict[str, str]:
     return {site: SENTENCE.format(site) for site in (bad - good) & shown}  # one identity is enough
 
 
-def layout_of(tokens: Tensor) -> Layout:
-    return Layout(tuple(tokens.shape), tokens.device)
-
-
 def patched_run(engine: Hooked, host: Tensor, source: Activations, sites: Iterable[str]) -> Activations:
     """What the host computes while everything at these sites is the source's."""
     acts: Activations = {}
@@ -59,23 +55,25 @@ def patched_run(engine: Hooked, host: Tensor, source: Activations, sites: Iterab
     ]  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a bridge may say of a hook what is tried out here
-        engine.run(host, layout_of(host), None, engine.noting(acts) + engine.editing(edits))
+        engine.run(host, Layout.of(host), None, engine.noting(acts) + engine.editing(edits))
     return acts
 
 
 def same(engine: Hooked, acts: Activations, source: Activations, site: str) -> bool:
     """Whether a site came out as in the source, in every layer."""
-    return all(near(acts[site, i], source[site, i]) for i in range(engine.n_layers) if (site, i) in source)
+    return all(
+        near(acts[site, i], source[site, i], 1000) for i in range(engine.n_layers) if (site, i) in source
+    )
 
 
 def adds_up(engine: Hooked, acts: Activations, source: Activations) -> bool:
     """Whether the last stream is the first one and all that was written into it."""
     layers = range(engine.n_layers)
     total = acts["resid_pre", 0] + sum(source[key] for key in source if key[0] in ("attn_out", "mlp_out"))
-    return near(acts["resid_post", layers[-1]], total)
+    return near(acts["resid_post", layers[-1]], total, 1000)
 
 
-def near(ours: Tensor, theirs: Tensor) -> bool:
-    """Equal but for rounding."""
-    bound = 1000 * torch.finfo(ours.dtype).eps * (1 + theirs.abs().max())
+def near(ours: Tensor, theirs: Tensor, roundings: int) -> bool:
+    """Whether two computations of the same numbers differ by so many roundings at most."""
+    bound = roundings * torch.finfo(ours.dtype).eps * (1 + theirs.abs().max())
     return ours.shape == theirs.shape and bool((ours - theirs).abs().max() <= bound)

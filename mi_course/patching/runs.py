@@ -36,7 +36,7 @@ class Run:
 
     @property
     def layout(self) -> Layout:
-        return Layout(tuple(self.tokens.shape), self.tokens.device, self.mask)
+        return Layout.of(self.tokens, self.mask)
 
     def _made(self, name: str, change: Callable[[Tensor], Tensor]) -> Run:
         return replace(self, acts={key: change(value) for key, value in self.acts.items()}, made=name)
