@@ -29,6 +29,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Known: {', '.join(some)}{' …' if len(spelling) > len(some) else ''}."
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in a line; its kind, where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def kind_of(thing: object) -> str:
     """What a thing is, with its article."""
     name = type(thing).__name__

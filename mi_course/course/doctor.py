@@ -15,7 +15,7 @@ import torch
 from packaging.requirements import Requirement
 
 from mi_course import files, models, pretrained
-from mi_course.errors import CourseError
+from mi_course.errors import CourseError, first_line
 
 GIGABYTES_NEEDED = 2  # of disk, for an environment's caches and build/
 
@@ -79,11 +79,8 @@ def surroundings() -> str:
 
 
 def in_colab() -> bool:
-    return (
-        "google.colab" in sys.modules
-        or importlib.util.find_spec("google") is not None
-        and bool(os.environ.get("COLAB_RELEASE_TAG"))
-    )
+    """In its kernel, or in a command that was started there."""
+    return "google.colab" in sys.modules or bool(os.environ.get("COLAB_RELEASE_TAG"))
 
 
 def packages() -> Iterator[Finding]:
@@ -121,7 +118,7 @@ def devices() -> Iterator[Finding]:
         try:
             wrong = disagreements(golden(device))
         except RuntimeError as error:
-            wrong = [str(error).splitlines()[0]]
+            wrong = [first_line(error)]
         name = torch.cuda.get_device_name() if device == "cuda" else device
         remedy = (
             f"use device='cpu', and another torch than {torch.__version__} for this device" if wrong else ""

@@ -10,28 +10,20 @@ from pathlib import Path
 import torch
 
 from mi_course.errors import CourseError
+from mi_course.pretrained.language import hushed
 
 SENTENCE, NEXT = "The capital of France is", " Paris"  # a conversion gone wrong does not know that
 
 
 def language(files: list[Path], made: Path, quiet: bool) -> None:
     """A GGUF file, dequantised, as a Hugging Face folder in float16 with tokenizer and chat template."""
-    import transformers
-
     (gguf,) = files
-    bars = transformers.utils.logging
-    was_on, level = bars.is_progress_bar_enabled(), bars.get_verbosity()
-    bars.disable_progress_bar() if quiet else bars.enable_progress_bar()
-    bars.set_verbosity_error()
-    try:
-        with contextlib.redirect_stderr(io.StringIO()) if quiet else contextlib.nullcontext():
-            tokenizer, model = tokenizer_of(gguf), dequantised(gguf)
-            check(model, tokenizer)
-            model.half().save_pretrained(made)
-            tokenizer.save_pretrained(made)
-    finally:
-        bars.set_verbosity(level)
-        bars.enable_progress_bar() if was_on else bars.disable_progress_bar()
+    silent = contextlib.redirect_stderr(io.StringIO()) if quiet else contextlib.nullcontext()
+    with hushed(bars=not quiet), silent:
+        tokenizer, model = tokenizer_of(gguf), dequantised(gguf)
+        check(model, tokenizer)
+        model.half().save_pretrained(made)
+        tokenizer.save_pretrained(made)
 
 
 def dequantised(gguf: Path):

@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from mi_course.errors import CourseError
+from mi_course.errors import CourseError, first_line
 from mi_course.pretrained.registry import (
     CARD,
     CARRIED,
@@ -211,7 +211,7 @@ def sha256(path: Path) -> str:
 def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in FULL:
         return "the disk is full"
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return first_line(error)
 
 
 def _elsewhere() -> str:

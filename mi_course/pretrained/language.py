@@ -7,14 +7,16 @@ are those of `transformers`. Weights stay as trained: no norm is folded and noth
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mi_course.errors import CourseError, nearest
+from mi_course.errors import CourseError, first_line, nearest
 from mi_course.pretrained import registry
 
 WEIGHTS = (
@@ -211,23 +213,32 @@ def slowness(dtype: torch.dtype, device: str) -> str:
 # -- reading it ------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def hushed(bars: bool = False) -> Iterator[None]:
+    """transformers without its warnings, and without its progress bars unless `bars`; afterwards as it was."""
+    from transformers.utils import logging
+
+    level, was_on = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.enable_progress_bar() if bars else logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        logging.enable_progress_bar() if was_on else logging.disable_progress_bar()
+
+
 def weighted(folder: Path, dtype: torch.dtype):
     """The model as transformers reads it, with every weight out of the files."""
     import transformers
 
-    bars = transformers.utils.logging
-    level, was_on = bars.get_verbosity(), bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    bars.set_verbosity_error()
-    try:
-        model, told = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
-    except Exception as error:  # safetensors, pickle, transformers: each raises kinds of its own
-        raise CourseError(f"The weights in {folder} cannot be read: {_first_line(error)}") from error
-    finally:
-        bars.set_verbosity(level)
-        bars.enable_progress_bar() if was_on else None
+    with hushed():
+        try:
+            model, told = transformers.AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, local_files_only=True, output_loading_info=True
+            )
+        except Exception as error:  # safetensors, pickle, transformers: each raises kinds of its own
+            raise CourseError(f"The weights in {folder} cannot be read: {first_line(error)}") from error
     if missing := sorted(told["missing_keys"]):
         raise CourseError(
             f"{folder} lacks {len(missing)} of the model's weights, {missing[0]} for one; random numbers would stand "
@@ -244,7 +255,7 @@ def bridged(folder: Path, model, dtype: torch.dtype, device: str):
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        raise CourseError(f"The tokenizer in {folder} cannot be read: {_first_line(error)}") from error
+        raise CourseError(f"The tokenizer in {folder} cannot be read: {first_line(error)}") from error
     bridge = TransformerBridge.boot_transformers(
         str(folder), hf_model=model.to(device), tokenizer=tokenizer, dtype=dtype, device=device
     ).eval()
@@ -264,7 +275,3 @@ def from_hub(name: str, dtype: torch.dtype | None, device: str):
             f"{name!r} is no folder here and could not be fetched from the model hub ({type(error).__name__}). "
             f"Without a network, pass a folder in Hugging Face format or the name of a carried model.{hint}"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
