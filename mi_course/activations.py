@@ -72,8 +72,10 @@ def sinks(x: Float[Tensor, "row d"]) -> Bool[Tensor, "row"] | None:
     if not len(some):
         return None
     few = lengths > HUGE * some.median()
+    if not bool(few.any()):
+        return None
     centred = (x - x.mean(0)).square().sum(-1)
-    return few if bool(few.any()) and centred[few].sum() >= 0.1 * centred.sum() else None
+    return few if centred[few].sum() >= 0.1 * centred.sum() else None
 
 
 def from_the_second_on(rows: Float[Tensor, "token d"], tokens: Int[Tensor, "window pos"]) -> Tensor:

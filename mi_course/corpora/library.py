@@ -24,6 +24,7 @@ from mi_course.corpora.vocabulary import (
     altered_letters,
     handed_in,
     joined,
+    letters,
     shipped_tokenizer,
     train_tokenizer,
     with_unknown,
@@ -155,13 +156,14 @@ def assembled(
         texts = halves(texts)
         held = {max(texts)}
     parts = [[texts[k] for k in texts if k not in held], [texts[k] for k in texts if k in held]]
-    number = 0
-    if isinstance(tokenizer, int):
-        tokenizer = with_unknown(train_tokenizer(parts[0], tokenizer, keep), texts.values())
+    number, trained = 0, isinstance(tokenizer, int)
+    found = letters(texts.values()) if trained or report else None
+    if trained:
+        tokenizer = with_unknown(train_tokenizer(parts[0], tokenizer, keep), found)
     else:
         tokenizer, number = handed_in(tokenizer, end)
     if report:
-        notes = [*notes, *altered_letters(tokenizer, texts.values()), *spelt_out(tokenizer, number, texts)]
+        notes = [*notes, *altered_letters(tokenizer, found), *spelt_out(tokenizer, number, texts)]
     streams = [joined(tokenizer, part, number) for part in parts]
     sizes = tuple(sum(len(text.encode("utf-8", "replace")) for text in part) for part in parts)
     counts = (len(parts[0]), len(parts[1]))

@@ -76,9 +76,9 @@ def handed_in(given: Any, end: str | None = None) -> tuple[Tokenizer, int]:
     return tokenizer, number
 
 
-def with_unknown(tokenizer: Tokenizer, texts: Iterable[str]) -> Tokenizer:
-    """The same tokens and, where letters of the texts would vanish, one more at the end that stands for them."""
-    if all(letter == "\t" or read_as(tokenizer, letter) for letter in letters(texts)):
+def with_unknown(tokenizer: Tokenizer, found: Counter) -> Tokenizer:
+    """The same tokens and, where letters found in the texts would vanish, one more at the end that stands for them."""
+    if all(letter == "\t" or read_as(tokenizer, letter) for letter in found):
         return tokenizer
     written = json.loads(tokenizer.to_str())
     number = tokenizer.get_vocab_size()
@@ -101,16 +101,16 @@ def read_as(tokenizer: Tokenizer, letter: str) -> str:
     return tokenizer.decode(ids, skip_special_tokens=False)
 
 
-def altered_letters(tokenizer: Tokenizer, texts: Iterable[str]) -> Notes:
+def altered_letters(tokenizer: Tokenizer, found: Counter) -> Notes:
     """Which letters come back as something else, and how often they occur."""
     turned: dict[str, Counter] = {}
-    for letter, n in letters(texts).items():
+    for letter, n in found.items():
         back = letter if letter.isspace() else read_as(tokenizer, letter)
         if back.strip() != letter.strip() and not (len(back) > 1 and letter in back):
             turned.setdefault(back.strip(), Counter())[letter] = n
     return [
-        f"{count(sum(found.values()), 'letter')} read as {back or 'nothing'} ({some(x for x, _ in found.most_common())})"
-        for back, found in turned.items()
+        f"{count(sum(these.values()), 'letter')} read as {back or 'nothing'} ({some(x for x, _ in these.most_common())})"
+        for back, these in turned.items()
     ]
 
 
