@@ -321,6 +321,6 @@ def _tupled(value):
     return tuple(value) if isinstance(value, list) else value
 
 
-def shown_value(value: Number) -> str:
-    """A number in four digits, a fact as yes or no."""
-    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.4g}"
+def shown_value(value: Number, digits: int = 4) -> str:
+    """A number in so many digits, a fact as yes or no."""
+    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.{digits}g}"

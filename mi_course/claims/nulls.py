@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mi_course.claims.ledger import Measure, shown_value
 from mi_course.claims.scoreboard import Row, Scoreboard
+from mi_course.files import write
 
 OPENING = """# Nulls and controls
 
@@ -56,7 +57,7 @@ def mark(row: Row, measure: Measure) -> str:
 
 def main(notebooks: Sequence[Path], target: Path) -> None:
     """Write the page for these notebooks."""
-    target.write_text(page(Scoreboard.from_notebooks(notebooks)), encoding="utf-8")
+    write(target, page(Scoreboard.from_notebooks(notebooks)))
 
 
 if __name__ == "__main__":

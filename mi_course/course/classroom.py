@@ -95,6 +95,7 @@ TOLD = """\
 > Skip what you like: nothing else in the notebook needs your answers. *Restart and run all* goes on past exercises that
 > are not solved yet, for their cells carry the tag `raises-exception`. Where an editor stops there all the same, go on
 > with *Run after*.{variant}"""
+NEWS = ", and the notebook has changed since (a fresh copy in another folder: --out)"
 VARIANT = """
 >
 > **Variant {seed}.** Everything random takes `SEED = {seed}`. The text was written beside seed 0: find out which of its
@@ -130,11 +131,9 @@ def student(
         if seed != variant:
             print(f"{path.stem} has no line SEED = 0: it is the same in every variant.", file=sys.stderr)
         nb = (assignment if nbgrader else student_copy)(nb, path.stem, variant)
-        if not nbgrader and edited(copy):
-            print(
-                f"{copy} is left as it is: somebody has written in it{changed_since(copy, nb)}.",
-                file=sys.stderr,
-            )
+        if not nbgrader and (made := edited(copy)):
+            news = NEWS if made != nb.metadata["mi_course"]["made"] else ""
+            print(f"{copy} is left as it is: somebody has written in it{news}.", file=sys.stderr)
             continue
         files.write(copy, nbformat.writes(nb) + "\n")
         print(copy)
@@ -183,19 +182,13 @@ def print_of(nb: nbformat.NotebookNode) -> str:
     return hashlib.sha256("\0".join(ours).encode()).hexdigest()[:16]
 
 
-def edited(copy: Path) -> bool:
-    """Whether somebody has written in a copy since it was made."""
+def edited(copy: Path) -> str:
+    """The fingerprint a copy was made with, if somebody has written in it since; else nothing."""
     if not copy.is_file():
-        return False
+        return ""
     nb = nbformat.read(copy, as_version=4)
-    return nb.metadata.get("mi_course", {}).get("made", print_of(nb)) != print_of(nb)
-
-
-def changed_since(copy: Path, nb: nbformat.NotebookNode) -> str:
-    """What to add where the notebook itself has changed since the copy was made."""
-    before = nbformat.read(copy, as_version=4).metadata["mi_course"]["made"]
-    news = ", and the notebook has changed since (a fresh copy in another folder: --out)"
-    return news if before != nb.metadata["mi_course"]["made"] else ""
+    made = nb.metadata.get("mi_course", {}).get("made", "")
+    return made if made != print_of(nb) else ""
 
 
 def assignment(nb: nbformat.NotebookNode, stem: str, seed: int | None = None) -> nbformat.NotebookNode:

@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 
 from mi_course import files
+from mi_course.claims.ledger import shown_value
 from mi_course.claims.scoreboard import Row, Scoreboard
 from mi_course.course import places, runner
 from mi_course.errors import CourseError
@@ -87,8 +88,8 @@ def bound(measure) -> str:
 
 
 def shown(value) -> str:
-    """A number in three digits, a fact as yes or no."""
-    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.3g}"
+    """As the ledger shows it, in three digits."""
+    return shown_value(value, digits=3)
 
 
 def main(names: Sequence[str], seeds: Sequence[int]) -> int:
