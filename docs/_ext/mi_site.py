@@ -19,6 +19,7 @@ from sphinx.transforms import SphinxTransform
 
 from mi_course import claims, files
 from mi_course.claims.ledger import shown_value
+from mi_course.course import notebooks as opening
 from mi_course.course import places, site
 
 ID = re.compile(r"\b[A-Z]{1,4}-\d\d\b")
@@ -86,10 +87,8 @@ def shown(nb: nbformat.NotebookNode, number: str) -> nbformat.NotebookNode:
             cells.append(new_markdown_cell("".join(f"({id.lower()}-in-{number})=\n" for id in settled)))
         cells += with_folded_solution(cell)
         if settled:
-            ways, paper = (
-                ", ".join(f"[{id}](#{id.lower()})" for id in settled),
-                claims.claim_of(settled[0]).paper,
-            )
+            ways = ", ".join(f"[{id}](#{id.lower()})" for id in settled)
+            paper = claims.claim_of(settled[0]).paper
             cells.append(new_markdown_cell(f"Among the claims of {paper.cite()}: {ways}."))
     nb.cells = cells
     return nb
@@ -131,9 +130,10 @@ def from_templates(docs: Path, notebooks: dict, board: claims.Scoreboard, alts: 
     for claim in sorted(claims.ledger().values(), key=lambda claim: (claim.paper.year, claim.paper.key)):
         by_paper.setdefault(claim.paper.key, []).append(claim)
     words = {"notebooks": notebooks, "names": {n[:2]: n for n in notebooks}, "alts": alts, "board": board}
-    words |= {"rows": {(row.claim.id, row.notebook): row for row in board.rows}, "read": READ, "site": site}
-    words |= {"settled": len({row.claim.id for row in board.rows}), "papers": by_paper, "claims": claims}
-    words |= {"shown": shown_value, "modules": modules, "place": places.settings()["tool"]["mi-course"]}
+    words |= {"rows": {(row.claim.id, row.notebook): row for row in board.rows}, "read": READ}
+    words |= {"settled": len({row.claim.id for row in board.rows}), "papers": by_paper}
+    words |= {"claims": claims, "opening": opening, "shown": shown_value, "modules": modules}
+    words |= {"place": places.settings()["tool"]["mi-course"]}
     make = lambda page, **more: env.get_template(f"{page}.md").render(words | more)
     made = {
         "index.md": make("index"),

@@ -16,7 +16,6 @@ from pathlib import Path
 import mi_course
 from mi_course import claims, files
 from mi_course.course import places
-from mi_course.course.notebooks import measured_of, question_of, title_of  # noqa: F401
 from mi_course.errors import CourseError
 
 SOLUTION = re.compile(r"^( *)### BEGIN SOLUTION\n(.*?)\n *### END SOLUTION", re.DOTALL | re.MULTILINE)
