@@ -27,6 +27,12 @@ def test_cells_that_depend_on_a_real_model_say_so(stored):
     assert notebooks.unmarked_cells(stored[1]) == []
 
 
+def test_no_verdict_was_stored_before_the_ledger_had_it(stored):
+    said = [str(output) for cell in stored[1].cells for output in cell.get("outputs", [])]
+    late = [words for words in said if "but the ledger records" in words]
+    assert late == [], f"run {stored[0].stem} --store once more"
+
+
 def test_every_section_shows_something_that_is_compared(stored):
     assert notebooks.silent_sections(stored[1]) == []
 

@@ -1,4 +1,15 @@
-"""Classic explanations: credit for the inputs of one prediction, beside networks whose mechanism is known."""
+"""Classic explanations: credit for the inputs of one prediction, beside networks whose mechanism is known.
+
+>>> import torch
+>>> from mi_course import explanations
+>>> def model(x):  # an AND of the first two of three features
+...     return x[:, 0] * x[:, 1]
+>>> x, background = torch.ones(3), torch.zeros(1, 3)
+>>> explanations.exact_shapley(model, x, background).tolist()
+[0.5, 0.5, 0.0]
+>>> explanations.gradient_times_input(model, x).tolist()
+[1.0, 1.0, 0.0]
+"""
 
 from mi_course.explanations.attention import (
     AttentionClassifier,
