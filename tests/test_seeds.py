@@ -9,6 +9,7 @@ from mi_course import claims
 from mi_course.claims.scoreboard import Row
 from mi_course.course import places, seeds
 from mi_course.errors import CourseError
+from tests import pythons
 
 
 def notebook(folder, *sources):
@@ -64,3 +65,21 @@ def test_a_page_names_bounds_and_verdicts():
     assert "| reproduced | partly |" in text and "0.2 … 0.8" in text and "&lt;= 0.2" in text
     assert seeds.bound(claims.ledger()["TMS-16"].measures_of("04")["random_attack_ratio"]) == "–"
     assert [seeds.shown(value) for value in (True, False, 0.12345)] == ["yes", "no", "0.123"]
+
+
+def test_a_page_of_pythons_shows_what_differs():
+    claim = claims.ledger()["TMS-17"]
+    columns = {
+        f"Python {version}": [
+            Row(claim, "04", verdict, {"rotated_max_diff": 1e-6, "rotated_relu_diff": value})
+        ]
+        for version, verdict, value in (("3.10", "reproduced", 0.5), ("3.13", "partly", 0.01))
+    }
+    text = pythons.page({"04_toy": columns})
+    assert "Verdicts that differ: TMS-17." in text and "| 0.5 | 0.01 |" in text
+    assert "rotated_max_diff" not in text  # the same on both
+    same = {version: columns["Python 3.10"] for version in columns}
+    assert (
+        "1 claims, each with the same verdict on all." in pythons.page({"04_toy": same})
+        and "|" not in pythons.page({"04_toy": same}).split("on all.")[1]
+    )

@@ -66,16 +66,24 @@ def page(path: Path, rows: dict[int, list[Row]]) -> str:
     lines = [
         f"# {path.stem}: every measure on {len(seeds)} seeds", "",
         f"Written by `python -m mi_course seeds {path.name[:2]}`. The notebook shows seed {seeds[0]}; the bounds are the ledger's.",
-        "", f"| claim | measure | bound | {' | '.join(f'seed {seed}' for seed in seeds)} |",
-        "|---|---|---|" + "---|" * len(seeds),
+        "", *table({f"seed {seed}": rows[seed] for seed in seeds}),
     ]  # fmt: skip
-    for i, row in enumerate(rows[seeds[0]]):
-        verdicts = [rows[seed][i].verdict for seed in seeds]
-        lines.append(f"| **{row.claim.id}** | *verdict* | | {' | '.join(verdicts)} |")
-        for name, measure in row.claim.measures_of(row.notebook).items():
-            values = [shown(rows[seed][i].measures[name]) for seed in seeds]
-            lines.append(f"| | `{name}` | {bound(measure)} | {' | '.join(values)} |")
     return "\n".join(lines) + "\n"
+
+
+def table(columns: dict[str, list[Row]], differing: bool = False) -> list[str]:
+    """Lines of a table: what each run of a notebook measured, a column each; `differing` leaves out what all agree on."""
+    lines = [f"| claim | measure | bound | {' | '.join(columns)} |", "|---|---|---|" + "---|" * len(columns)]
+    for row, *others in zip(*columns.values()):
+        found = []
+        for name, measure in row.claim.measures_of(row.notebook).items():
+            values = [shown(one.measures[name]) for one in (row, *others)]
+            if not differing or len(set(values)) > 1:
+                found.append(f"| | `{name}` | {bound(measure)} | {' | '.join(values)} |")
+        if found:
+            verdicts = " | ".join(one.verdict for one in (row, *others))
+            lines += [f"| **{row.claim.id}** | *verdict* | | {verdicts} |", *found]
+    return lines
 
 
 def bound(measure) -> str:

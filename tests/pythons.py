@@ -1,0 +1,108 @@
+"""Does a verdict depend on the Python that runs it? The course's text is the documentation of the running interpreter.
+
+`python -m tests.pythons PYTHON …` executes every notebook with each interpreter (an environment with the course in it)
+and writes what differs to data/seeds/pythons.md. Executed notebooks stay in build/pythons/; those of the same sources
+are not executed again. `--only NN` names notebooks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+from mi_course import files
+from mi_course.claims.scoreboard import Row, Scoreboard
+from mi_course.course import places, runner, seeds
+
+ROOT = Path(__file__).parents[1]
+DONE = ROOT / "build" / "pythons"
+TARGET = ROOT / "data" / "seeds" / "pythons.md"
+HEAD = """# Every measure that differs between Pythons
+
+Written by `python -m tests.pythons PYTHON …`. The corpus is the documentation that the running interpreter carries, so
+measures on text differ from version to version. Measures that agree in three digits are left out.
+"""
+
+
+def sources_of(path: Path) -> str:
+    """A fingerprint of a notebook's cells."""
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells]
+    return hashlib.sha256("\0".join(cells).encode()).hexdigest()[:12]
+
+
+def execute(paths: list[Path]) -> None:
+    """Execute notebooks with this interpreter, one after the other."""
+    for path in paths:
+        (ran,) = runner.execute([path], jobs=1)
+        if ran.result.failed:
+            print(f"{sys.version_info[0]}.{sys.version_info[1]}: {ran.result.failed}", flush=True)
+            continue
+        ran.nb.metadata["of"] = sources_of(path)
+        target = DONE / ".".join(map(str, sys.version_info[:2])) / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.write(target, nbformat.writes(ran.nb))
+
+
+def fresh(version: str, path: Path) -> bool:
+    """Whether this Python executed the notebook as it stands."""
+    done = DONE / version / path.name
+    return done.exists() and nbformat.read(done, as_version=4).metadata.get("of") == sources_of(path)
+
+
+def page(found: dict[str, dict[str, list[Row]]]) -> str:
+    """Notebook → Python → rows, as tables."""
+    parts = [HEAD]
+    for notebook, columns in found.items():
+        rows = list(zip(*columns.values()))
+        flips = [row[0].claim.id for row in rows if len({one.verdict for one in row}) > 1]
+        said = (
+            f"Verdicts that differ: {', '.join(flips)}."
+            if flips
+            else f"{len(rows)} claims, each with the same verdict on all."
+        )
+        lines = seeds.table(columns, differing=True)
+        parts.append(
+            "\n".join([f"## {notebook}", "", said, *(["", *lines] if len(lines) > 2 else [])]) + "\n"
+        )
+    return "\n".join(parts)
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.pythons", description=__doc__)
+    parser.add_argument("pythons", nargs="*", metavar="PYTHON")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NN")
+    parser.add_argument("--execute", action="store_true", help="with this interpreter, and write no page")
+    given = parser.parse_args(arguments)
+    paths = places.find(given.only)
+    if given.execute:
+        return execute(paths)
+    versions = []
+    for python in given.pythons:
+        ask = "import sys; print(*sys.version_info[:2], sep='.')"
+        version = subprocess.run(
+            [python, "-c", ask], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        versions.append(version)
+        wanted = [path.name[:2] for path in paths if not fresh(version, path)]
+        if wanted:
+            subprocess.run(
+                [python, "-m", "tests.pythons", "--execute", "--only", *wanted], check=True, cwd=ROOT
+            )
+    found = {}
+    for path in paths:
+        done = {v: DONE / v / path.name for v in sorted(versions, key=lambda v: int(v.split(".")[1]))}
+        boards = {v: Scoreboard.from_notebooks([one]) for v, one in done.items() if one.exists()}
+        columns = {f"Python {v}": [row for row in board.rows if row.measures] for v, board in boards.items()}
+        if len(columns) > 1 and any(columns.values()):
+            found[path.stem] = columns
+    files.write(TARGET, page(found))
+    print(TARGET.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
