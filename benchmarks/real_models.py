@@ -6,6 +6,7 @@ file we have lie from it; with `--fetch`, what fetching costs beside the downloa
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ import transformers
 from benchmarks import HEAD, line, ratio
 from mi_course import pretrained
 from mi_course.corpora import generator
+from mi_course.patching.forward import Forward
+from mi_course.patching.layout import Layout
 
 NAME = "smollm2-135m-instruct"
 SHAPE = "134.5 M weights, float32, 8 prompts × 64 tokens"
@@ -47,16 +50,24 @@ def theirs(attention: str):
 
 
 def forwards(rounds: int) -> list[dict]:
-    """A forward pass of the bridge against the same of transformers, which shows nothing on the way."""
+    """A forward pass of the bridge, and of what patching runs in its place, against the same of transformers.
+
+    The bridge offers every activation to hooks, `Forward` keeps every one; transformers shows nothing on the way.
+    """
     bridge, rows = pretrained.load(NAME), []
-    tokens = torch.randint(17, 49152, (8, 64), generator=generator(0))
-    for attention in ("sdpa", "eager"):
+    tokens, engine = torch.randint(17, 49152, (8, 64), generator=generator(0)), Forward(bridge)
+
+    def rebuilt():
+        return engine.readout(engine.record(tokens, Layout.of(tokens))["resid_post", engine.n_layers - 1])
+
+    sides = {"the bridge": lambda: bridge(tokens), "rebuilt for patching": rebuilt}
+    for (side, ours), attention in itertools.product(sides.items(), ("sdpa", "eager")):
         peer = theirs(attention)
         with torch.no_grad():
-            differ = float((bridge(tokens) - peer(tokens).logits).abs().max())
-            timing = ratio(lambda: bridge(tokens), lambda: peer(tokens), rounds=rounds, calls=1)  # noqa: B023
+            differ = float((ours() - peer(tokens).logits).abs().max())
+            timing = ratio(ours, lambda: peer(tokens), rounds=rounds, calls=1)  # noqa: B023
         rows.append({
-            "name": f"forward pass, {attention} there", "peer": "transformers", "settings": SHAPE, "goal": 1.0,
+            "name": f"forward pass, {side}; {attention} there", "peer": "transformers", "settings": SHAPE, "goal": 1.0,
             "ours": f"{timing['ours']:.2f} s", "theirs": f"{timing['peer']:.2f} s", "ratio": timing["ratio"],
             "range": timing["range"], "agree": f"logits differ by {differ:.0e}{'' if differ <= 1e-4 else ': TOO MUCH'}",
         })  # fmt: skip
