@@ -1,6 +1,7 @@
 """The examples of README and docs/ run as they are printed, on a small folder of text and a small model."""
 
 import contextlib
+import importlib.util
 import io
 import re
 import shutil
@@ -73,3 +74,25 @@ def test_every_link_between_pages_leads_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not here"
+
+
+def found(name: str) -> bool:
+    """Whether a dotted name leads to a module or to something in one."""
+    thing, place = importlib.import_module("mi_course"), "mi_course"
+    for part in name.split(".")[1:]:
+        place = f"{place}.{part}"
+        if not hasattr(thing, part) and importlib.util.find_spec(place) is None:
+            return False
+        thing = getattr(thing, part) if hasattr(thing, part) else importlib.import_module(place)
+    return True
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md"], ids=lambda p: p.name
+)
+def test_every_name_of_the_package_on_a_page_is_in_the_package(page):
+    """`mi_course.x` in a page of words, and the functions named beside it in a row of README's table."""
+    text = page.read_text(encoding="utf-8")
+    assert [name for name in re.findall(r"`(mi_course(?:\.\w+)+)", text) if not found(name)] == []
+    for name, beside in re.findall(r"`(mi_course(?:\.\w+)+)` \(((?:`\w+`(?:, )?)+)\)", text):
+        assert [part for part in re.findall(r"\w+", beside) if not found(f"{name}.{part}")] == []
