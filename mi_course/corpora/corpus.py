@@ -29,7 +29,7 @@ BYTE_OF |= {chr(256 + i): byte for i, byte in enumerate(b for b in range(256) if
 
 
 def visible(text: str) -> str:
-    """A token as a word to look at: ⏎ for a new line, ⇥ for a tab, · for a blank at either end, ·⁷ for seven."""
+    """The `text` of a token as a word to look at: ⏎ for a new line, ⇥ for a tab, · for a blank at either end, ·⁷ for seven."""
     text = text.replace("\n", "⏎").replace("\t", "⇥")
     left, right = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" "))
     dots = lambda n: "·" * n if n < 5 else "·" + str(n).translate(RAISED)
@@ -38,7 +38,19 @@ def visible(text: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Text as two token streams, training and held-out files; files are separated by the token `end`."""
+    """Text as two token streams, training and held-out files; files are separated by the token `end`.
+
+    Args:
+        name: what a card calls it.
+        tokenizer: text to ids and back.
+        train: token ids of the training files, one after the other.
+        held_out: the same of the files that no training sees.
+        n_files: how many files, in training and held out.
+        n_bytes: how many bytes of text, in training and held out.
+        fingerprint: sha256 over names and contents, 12 digits.
+        end: the token between files.
+        notes: what was changed on the way from files to tokens.
+    """
 
     name: str
     tokenizer: Tokenizer = field(repr=False)
@@ -73,11 +85,11 @@ class Corpus:
         return torch.tensor(ids, dtype=torch.long)
 
     def decode(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> str:
-        """The text of token ids."""
+        """The text of token ids; `tokens` is a tensor or any sequence of them."""
         return self.tokenizer.decode([int(t) for t in tokens], skip_special_tokens=False)
 
     def token_strings(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> list[str]:
-        """One printable string a token: ⏎ for a new line, · for a space, ·⁷ for seven of them; see `visible`."""
+        """One printable string for each of `tokens`: ⏎ for a new line, · for a space, ·⁷ for seven of them; see `visible`."""
         return [self.vocabulary[int(t)] for t in tokens]
 
     @cached_property
@@ -107,12 +119,17 @@ class Corpus:
         return ids[0]
 
     def stream(self, split: str) -> Int[Tensor, "tokens"]:
+        """The token ids of one `split`, "train" or "held_out"."""
         if split not in ("train", "held_out"):
             raise CourseError(f"There is no split {split!r}.{nearest(split, ['train', 'held_out'])}")
         return getattr(self, split)
 
     def windows(self, n_ctx: int, batch: int, *, seed: int = 0, split: str = "train") -> Sampler:
-        """A sampler of random windows; windows(…)(step) is the same whenever and wherever it is asked."""
+        """A sampler of random windows; windows(…)(step) is the same whenever and wherever it is asked.
+
+        `n_ctx` is the length of a window, `batch` how many a step has, `split` where they come from, "train" or
+        "held_out"; step and `seed` decide which ones.
+        """
         stream = self.stream(split)
         if len(stream) < n_ctx:
             raise CourseError(
@@ -126,7 +143,7 @@ class Corpus:
         return sample
 
     def held_out_windows(self, n: int, n_ctx: int, *, seed: int = 0) -> Int[Tensor, "n pos"]:
-        """n fixed windows of held-out text."""
+        """n fixed windows of held-out text, `n_ctx` tokens each, drawn by `seed`."""
         return self.windows(n_ctx, n, seed=seed, split="held_out")(0)
 
 

@@ -1,4 +1,15 @@
-"""Classic explanations: credit for the inputs of one prediction, beside networks whose mechanism is known."""
+"""Classic explanations: credit for the inputs of one prediction, beside networks whose mechanism is known.
+
+>>> from mi_course import explanations
+>>> network = explanations.random_network(seed=0)
+>>> background = network.data(64)
+>>> values = explanations.exact_shapley(network, network.instance, background)
+>>> gap = network(network.instance[None])[0] - network(background).mean()
+>>> abs(float(values.sum() - gap)) < 1e-9
+True
+>>> explanations.grades(network, values)["additive"]
+'right'
+"""
 
 from mi_course.explanations.attention import (
     AttentionClassifier,
