@@ -105,6 +105,7 @@ CONFIG = """\
 c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "mi_course"
 c.Execute.timeout = 300  # seconds a cell may take; one that takes longer is stopped, and the others still count
+c.GenerateFeedback.exporter_class = "mi_course.course.feedback.Page"  # exercises by name, formulas offline
 """
 
 
@@ -193,14 +194,17 @@ def edited(copy: Path) -> str:
 
 def assignment(nb: nbformat.NotebookNode, stem: str, seed: int | None = None) -> nbformat.NotebookNode:
     """`nb`, solutions and all, as nbgrader's source: answers and checks are marked, a check is worth its stars."""
-    nb = opened(parted(nb), stem, seed)
+    nb, titles = opened(parted(nb), stem, seed), {}
     for answer, check in pairs(nb):
         exercise = stated(stem, nb, answer, check)
+        titles[f"{exercise.name}-check"] = exercise.title
         nb.cells[answer].metadata.nbgrader = graded(exercise.name, solution=True)
         nb.cells[check].metadata.nbgrader = graded(
             f"{exercise.name}-check", grade=True, locked=True, points=exercise.stars
         )
-    return notebooks.tidy(without_outputs(nb))
+    nb = notebooks.tidy(without_outputs(nb))
+    nb.metadata["mi_course"] = {"exercises": titles}  # for feedback.Page
+    return nb
 
 
 def graded(grade_id: str, **what) -> dict:
