@@ -142,7 +142,7 @@ def checkpoints() -> Path:
 
 
 def checkpoint_names(kind: str = "config") -> list[str]:
-    """Names of the models shipped in `data/checkpoints/`; `kind`="sae" gives the autoencoders."""
+    """Names of the models shipped in `data/checkpoints/`; `kind="sae"` gives the autoencoders."""
     cards = sorted(checkpoints().glob("*.json"))
     return [card.stem for card in cards if kind in json.loads(card.read_text(encoding="utf-8"))]
 

@@ -95,7 +95,7 @@ def leave_one_out(
 ) -> Float[Tensor, "batch pos"]:
     """Change of the logit of `model` when each of the `words` alone is gone.
 
-    By "unknown" a word is made unknown; `by`="deleting" takes it out, and later words move up.
+    By "unknown" a word is made unknown; `by="deleting"` takes it out, and later words move up.
     """
     if by not in ("unknown", "deleting"):
         raise CourseError(f"by={by!r} is not one of unknown and deleting.")

@@ -126,7 +126,7 @@ class PlantedNetwork:
     def truth(self, what: str = "credit") -> Float[Tensor, "feature"]:
         """What each feature deserves, known from the mechanisms alone.
 
-        `what`="credit": a mechanism contributes c (g(x) − mean g) to f(x) − mean f, and its features, which it treats
+        `what="credit"`: a mechanism contributes c (g(x) − mean g) to f(x) − mean f, and its features, which it treats
         alike and which are all on, have equal parts. "variance": the same with c² Var g, for a statement about the
         data.
         """

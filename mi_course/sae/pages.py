@@ -97,7 +97,7 @@ def feature_page(
             ablation_part(rec, feature, f, facts),
         ]
     parts += [logits_part(corpus, weights), neighbours_part(rec, feature, column)]
-    top = corpus.token_strings(weights.topk(5).indices.tolist())
+    top = alone(corpus, weights.topk(5).indices.tolist())
     near = nearest_features(sae, feature).indices.tolist()
     label = label or script or "no script"
     name = sae.card.get("recipe", f"an autoencoder of {sae.cfg.d_sae} features")
@@ -196,7 +196,7 @@ def context_lines(rec: Recording, by_window: Tensor, places: list, before: int, 
     limits, lines = (0.0, float(by_window.max())), []
     for window, pos in places:
         part = slice(max(0, pos - before), pos + after + 1)
-        strings = rec.corpus.token_strings(rec.tokens[window, part].tolist())
+        strings = rec.corpus.spelt(rec.tokens[window])[part]
         values = by_window[window, part]
         spans = plots.token_spans(strings, values, limits=limits, signed=False)
         peak = strings[pos - part.start]
@@ -249,7 +249,7 @@ def ablation_part(rec: Recording, feature: int, f: Tensor, facts: dict[str, floa
         for name, which in groups.items() if bool(which.any())
     )  # fmt: skip
     worst = rise.flatten().topk(min(10, rise.numel()))
-    tokens = rec.corpus.token_strings(targets.flatten()[worst.indices].tolist())
+    tokens = alone(rec.corpus, targets.flatten()[worst.indices].tolist())
     spans = plots.token_spans(tokens, worst.values, signed=True, show_values=True)
     html = (
         f"<ul style='margin:.2em 0'>{said}</ul><p style='margin:.2em 0'>next tokens it hurts most</p>{spans}"
@@ -268,11 +268,16 @@ def logits_part(corpus: Corpus, weights: Float[Tensor, "d_vocab"], k: int = 15) 
         ("raises", weights.topk(min(k, len(weights)))),
         ("lowers", weights.topk(min(k, len(weights)), largest=False)),
     ):
-        strings = corpus.token_strings(top.indices.tolist())
+        strings = alone(corpus, top.indices.tolist())
         limits = (float(weights.min()), float(weights.max()))
         spans = plots.token_spans(strings, top.values, signed=True, show_values=True, limits=limits)
         html += f'<div role="group" aria-label="{name}: {escape(" ".join(strings))}" style="margin:2px 0">{name} {spans}</div>'
     return f'<details open><summary style="{SMALL}">Logit weights (direct path)</summary>{varying(html)}</details>'
+
+
+def alone(corpus: Corpus, tokens: list[int]) -> list[str]:
+    """Each of `tokens` of `corpus` as it reads without its neighbours."""
+    return [corpus.spelt([token])[0] for token in tokens]
 
 
 def nearest_features(sae: SparseAutoencoder, feature: int, k: int = 5):

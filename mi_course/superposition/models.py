@@ -24,8 +24,8 @@ MAX_BYTES = 2**31  # a training step may take this much memory, estimated before
 class ToyConfig:
     """The shape of a toy model: n features through m hidden dimensions and back.
 
-    h = W x, or ReLU(W x) with `hidden`="relu", which makes neurons special; x' = ReLU(W_out h + b), or without the
-    ReLU with `output`="linear", the control. `tied`: W_out = Wᵀ; untied, W_out [n m] is learned on its own.
+    h = W x, or ReLU(W x) with `hidden="relu"`, which makes neurons special; x' = ReLU(W_out h + b), or without the
+    ReLU with `output="linear"`, the control. `tied`: W_out = Wᵀ; untied, W_out [n m] is learned on its own.
     """
 
     n: int
