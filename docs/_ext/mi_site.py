@@ -26,7 +26,6 @@ ID = re.compile(r"\b[A-Z]{1,4}-\d\d\b")
 OF_TABLE = re.compile(r"(<th scope='row'[^>]*>)([A-Z]{1,4}-\d\d)(?= ★|<)")
 BADGE = re.compile(r"\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)\n*")
 LINK = re.compile(r"(?<!!)(\]\()(?!\w+:|#)([^)\s#]+)((?:#[^)\s]*)?\))")
-READ = {"P": "the paper", "S": "a secondary text", "D": "our derivation"}  # legend: data/README.md
 UNTOUCHED = (nodes.literal, nodes.literal_block, nodes.reference, nodes.title, nodes.raw, nodes.term)
 UNTOUCHED += (nodes.math, nodes.math_block, addnodes.pending_xref, addnodes.desc_signature)
 
@@ -130,7 +129,7 @@ def from_templates(docs: Path, notebooks: dict, board: claims.Scoreboard, alts: 
     for claim in sorted(claims.ledger().values(), key=lambda claim: (claim.paper.year, claim.paper.key)):
         by_paper.setdefault(claim.paper.key, []).append(claim)
     words = {"notebooks": notebooks, "names": {n[:2]: n for n in notebooks}, "alts": alts, "board": board}
-    words |= {"rows": {(row.claim.id, row.notebook): row for row in board.rows}, "read": READ}
+    words |= {"rows": {(row.claim.id, row.notebook): row for row in board.rows}}
     words |= {"settled": len({row.claim.id for row in board.rows}), "papers": by_paper}
     words |= {"claims": claims, "opening": opening, "shown": shown_value, "modules": modules}
     words |= {"place": places.settings()["tool"]["mi-course"]}

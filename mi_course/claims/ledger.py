@@ -18,6 +18,7 @@ verdict only; the numbers stand in its HTML view, inside spans that the notebook
 
 import functools
 import operator
+import re
 import sys
 from collections import Counter
 from dataclasses import MISSING, dataclass, fields
@@ -48,6 +49,15 @@ MARKS = {"reproduced": "✔", "toy analogue": "✔", "partly": "◐", "not repro
 RECORDED = (*MARKS, "not testable here", "planned")
 NEEDS_WHY = ("partly", "not reproduced", "not testable here")
 CORRECTIONS = "corrections.toml"
+
+
+# How a claim's `source` begins to say where it was read (legend: data/README.md), and what each mark means.
+MARK_OF_SOURCE = re.compile(r"\(from memory\)|\b[PSD]\b(?: ?\([^)]*\))?")
+READ = {
+    "P": "the paper itself", "S": "a secondary text", "D": "our own derivation or trial",
+    "P(excerpts)": "word-for-word excerpts of the paper", "P(abstract)": "the paper's abstract alone",
+    "P(post)": "the authors' own post", "(from memory)": "from memory, without the text at hand",
+}  # fmt: skip
 
 
 class SettleError(CourseError):
@@ -166,6 +176,17 @@ class Claim:
     verdict: dict[str, str]  # recorded, per notebook
     why: str
     measures: tuple[Measure, ...]
+
+    def how_read(self) -> str:
+        """`source` in words, such as "The paper itself, and our own derivation or trial"."""
+        parts = []
+        for part in re.split(r"[;,] *", self.source):
+            marks = MARK_OF_SOURCE.findall(part)
+            said = (", and in part " if "/" in part else ", and ").join(map(_read_from, marks))
+            topic = MARK_OF_SOURCE.sub("", part).strip("+/ ")
+            parts.append(f"{topic}: {said}" if topic else said)
+        text = "; ".join(parts)
+        return text[0].upper() + text[1:]
 
     def measures_of(self, notebook: str) -> dict[str, Measure]:
         """The claim's measures in one `notebook` ("03"), by name."""
@@ -372,6 +393,11 @@ def _check_verdicts(claim: Claim, place: str) -> None:
 
 def _tupled(value):
     return tuple(value) if isinstance(value, list) else value
+
+
+def _read_from(mark: str) -> str:
+    """In words; what stands in brackets, and no word is known for, stays as it is: P (IOI)."""
+    return READ.get(mark) or f"{READ[mark[0]]} {mark[1:].strip()}"
 
 
 def shown_value(value: Number, digits: int = 4) -> str:
