@@ -149,8 +149,18 @@ def student_copy(nb: nbformat.NotebookNode, stem: str = "", seed: int | None = N
     for cell in nb.cells:
         if cell.cell_type == "code":
             cell.source = cleared(cell.source)
-    nb = notebooks.tidy(without_outputs(nb))
+    nb = unfolded(notebooks.tidy(without_outputs(nb)))
     nb.metadata["mi_course"] = {"made": print_of(nb)}
+    return nb
+
+
+def unfolded(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """`nb` with the cells that learners write in open; in the notebooks with solutions they are folded."""
+    for cell in nb.cells:
+        if cell.cell_type == "code" and (
+            "raise NotImplementedError()" in cell.source or "### BEGIN SOLUTION" in cell.source
+        ):
+            cell.metadata.pop("jupyter", None)
     return nb
 
 
@@ -202,7 +212,7 @@ def assignment(nb: nbformat.NotebookNode, stem: str, seed: int | None = None) ->
         nb.cells[check].metadata.nbgrader = graded(
             f"{exercise.name}-check", grade=True, locked=True, points=exercise.stars
         )
-    nb = notebooks.tidy(without_outputs(nb))
+    nb = unfolded(notebooks.tidy(without_outputs(nb)))
     nb.metadata["mi_course"] = {"exercises": titles}  # for feedback.Page
     return nb
 
