@@ -173,7 +173,7 @@ def test_formulas_figures_and_views_are_drawn(page, address):
     page.goto(address("notebook"))
     settle(page)
     assert page.locator("mjx-container svg").count() > 10
-    assert page.locator("[data-seen] canvas").count() > 0, "CircuitsVis has drawn"
+    page.locator("[data-seen] canvas").first.wait_for(state="attached")  # CircuitsVis has drawn
     widths = page.eval_on_selector_all("figure img", "images => images.map(image => image.naturalWidth)")
     assert widths and min(widths) > 100
 
@@ -250,11 +250,10 @@ def test_a_notebook_knows_its_place(page, address):
     page.goto(address("notebook"))
     settle(page)
     page.evaluate("scrollTo(0, 9000)")
-    page.wait_for_timeout(300)
+    page.locator(".bd-sidebar-secondary a.active").first.wait_for()
     for part in (".bd-sidebar-primary", ".bd-sidebar-secondary", ".bd-header-article"):
         box = page.locator(part).bounding_box()
         assert box["y"] < 900 and box["y"] + box["height"] > 0, f"{part} stays in sight"
-    assert page.locator(".bd-sidebar-secondary a.active").count() > 0
     above = page.locator(".neighbours a[rel=next]")
     assert "01 · Bigrams" in above.inner_text() and page.locator(".prev-next-area a").count() > 0
     page.get_by_text("Open or keep").click()
@@ -403,17 +402,26 @@ def write(page, cell, source: str) -> None:
     cell.locator(".cm-content").click()
     page.keyboard.press("Control+A")
     page.keyboard.insert_text(source)
-    page.keyboard.press("Control+Enter")
+    start(page, cell)
 
 
 def run(page, cell) -> None:
     cell.locator(".cm-content").click()
+    start(page, cell)
+
+
+def start(page, cell) -> None:
+    """Run the cell that has the cursor, and wait until its number is another: it is waiting, or done."""
+    from playwright.sync_api import expect
+
+    number = cell.locator(".jp-InputPrompt")
+    before = number.inner_text()
     page.keyboard.press("Control+Enter")
+    expect(number).not_to_have_text(before, timeout=60_000)
 
 
 def idle(page, seconds: float = 180) -> None:
     """Until every cell that was to run has run."""
-    page.wait_for_timeout(500)
     busy = "![...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].some(p => p.textContent.includes('[*]'))"
     page.wait_for_function(busy, timeout=1000 * seconds)
 

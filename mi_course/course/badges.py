@@ -162,6 +162,7 @@ def table(colab: str) -> str:
         nb = nbformat.read(path, as_version=4)
         title = notebooks.title_of(nb, path.stem)
         question, measured = notebooks.question_of(nb), notebooks.measured_of(nb)
-        badge = f"[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/{path.name})"
+        copy = "student/" if (path.parent / "student" / path.name).exists() else ""  # where a learner starts
+        badge = f"[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/{copy}{path.name})"
         lines.append(f"| [{title}](notebooks/{path.name}) | {question} | {measured} | {badge} |")
     return "\n".join(lines) + "\n"
