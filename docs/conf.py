@@ -49,4 +49,5 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light", "pygments_dark_style": "a11y-high-contrast-dark",
     "footer_content_items": ["copyright.html"],
 }  # fmt: skip
-html_sidebars = {"**": ["navbar-logo.html", "search-button-field.html", "sbt-sidebar-nav.html"]}
+aside = ["navbar-logo.html", "search-button-field.html", "sbt-sidebar-nav.html"]
+html_sidebars = {"[!_]**": aside, "_modules/**": aside[:2]}  # pages of source code do without the tree
