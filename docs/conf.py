@@ -1,7 +1,6 @@
 """Sphinx's settings for the site. `python -m mi_course site` builds it: it stages the sources under build/ first."""
 
 import sys
-from importlib.metadata import distribution
 from pathlib import Path
 
 from mi_course import __version__
@@ -26,9 +25,8 @@ nb_execution_mode, nb_merge_streams = "off", True
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "attrs_block", "attrs_inline"]
 myst_heading_anchors = 4  # as on GitHub
 
-# The maths: one file of MathJax 3.2.2, from the package sphinx-mathjax-offline, beside the pages.
-mathjax_path = "tex-svg-full.js"
-mathjax = distribution("sphinx-mathjax-offline").locate_file(f"sphinx-mathjax-offline/static/mathjax/{mathjax_path}")  # fmt: skip
+# The maths: one file, from the package sphinx-mathjax-offline, beside the pages.
+mathjax_path = places.mathjax().name
 mathjax3_config = {"options": {"enableMenu": False}, "svg": {"fontCache": "global"}}
 
 autodoc_default_options = {"members": True, "member-order": "bysource"}
@@ -40,7 +38,7 @@ add_module_names = toc_object_entries = False
 html_theme, html_title, html_permalinks_icon = "sphinx_book_theme", "mi_course", "#"
 templates_path = ["_templates"]
 html_context = {"default_mode": "auto", "place": place}
-html_static_path = [str(mathjax), "_static"]
+html_static_path = [str(places.mathjax()), "_static"]
 html_css_files, html_js_files = ["site.css"], ["site.js"]
 html_copy_source, html_show_sphinx = False, False
 html_theme_options = {
@@ -51,4 +49,5 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light", "pygments_dark_style": "a11y-high-contrast-dark",
     "footer_content_items": ["copyright.html"],
 }  # fmt: skip
-html_sidebars = {"**": ["navbar-logo.html", "search-button-field.html", "sbt-sidebar-nav.html"]}
+aside = ["navbar-logo.html", "search-button-field.html", "sbt-sidebar-nav.html"]
+html_sidebars = {"[!_]**": aside, "_modules/**": aside[:2]}  # pages of source code do without the tree

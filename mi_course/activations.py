@@ -65,7 +65,7 @@ def sinks(x: Float[Tensor, "row d"]) -> Bool[Tensor, "row"] | None:
     """Rows over `HUGE` times as long as the median one that hold a tenth of the variance or more; None without such.
 
     Real models keep a few of them, mostly at the first position, as a place for attention to rest (Sun et al. 2024,
-    "Massive activations").
+    "Massive activations"). `x` are the rows that are looked at together.
     """
     lengths = x.norm(dim=-1)
     some = lengths[lengths > 0]
@@ -79,7 +79,10 @@ def sinks(x: Float[Tensor, "row d"]) -> Bool[Tensor, "row"] | None:
 
 
 def from_the_second_on(rows: Float[Tensor, "token d"], tokens: Int[Tensor, "window pos"]) -> Tensor:
-    """Rows without those of the first position of each window."""
+    """Rows without those of the first position of each window.
+
+    `rows` are those of all `tokens`, window after window; `tokens` says how long a window is.
+    """
     if tokens.shape[1] < 2:
         raise CourseError("Windows of one token have nothing but a first position: pass first=True.")
     return rows.view(*tokens.shape, -1)[:, 1:].flatten(0, 1)
@@ -156,7 +159,10 @@ def collect(
 
 
 def warn_of_sinks(rows: Float[Tensor, "token d"], hook: str, tokens: Int[Tensor, "window pos"]) -> None:
-    """How many there are, and at which position most of them stand."""
+    """A warning where some `rows` are sinks: how many, and how many of them stand at the first position.
+
+    `rows` are those of all `tokens`, window after window; `hook` is the name that the warning says.
+    """
     if (few := sinks(rows.float())) is not None:
         at = f"{int(few.view(tokens.shape)[:, 0].sum()):,} of them at the first position (first=False leaves it out)"
         warnings.warn(
@@ -301,7 +307,7 @@ class Store:
         return torch.cat(pieces)
 
     def rows(self, start: int, n: int) -> Float[Tensor, "n d"]:
-        """Rows start … start + n of the shuffled stream, the same whenever they are asked for."""
+        """Rows `start` … start + n of the shuffled stream, the same whenever they are asked for."""
         if start < 0 or n < 1:
             raise CourseError(f"Rows are asked for from start ≥ 0, at least one: start = {start}, n = {n}.")
         return self._take(start, n).float()
@@ -429,7 +435,11 @@ def read_card(folder: Path) -> dict:
 
 
 def check_shard(folder: Path, part: dict, verify: bool = True) -> None:
-    """One sentence for a shard that is missing or not what the card says."""
+    """One sentence for a shard that is missing or not what the card says.
+
+    `part` is the card's entry on the shard, its file in `folder` and its sha256; without `verify` only its presence
+    is looked at.
+    """
     path = folder / part["file"]
     if not path.is_file():
         raise CourseError(f"The shard {path} is missing: write the store again into an empty folder.")
@@ -443,7 +453,11 @@ def check_shard(folder: Path, part: dict, verify: bool = True) -> None:
 
 
 def read_rows(folder: Path, shards: list[dict], ends: list[int], start: int, end: int) -> Tensor:
-    """Rows start … end across shards; each file is mapped only while it is read."""
+    """Rows start … end across shards; each file is mapped only while it is read.
+
+    `shards` are the card's entries on the files in `folder`, `ends` the number of rows before each of them and at the
+    end; `start` and `end` count rows of the whole store.
+    """
     pieces = []
     while start < end:
         i = bisect_right(ends, start) - 1

@@ -29,8 +29,9 @@ Table = Float[Tensor, "token next"]
 def count_matrix(tokens: Int[Tensor, "*batch pos"], d_vocab: int) -> Counts:
     """How often each token is followed by each: counts[a, b] is the number of times b comes right after a.
 
-    Pairs never reach across the ends of rows. Rows are the present token, as in `W_E W_U`; the matrix is all
-    that a zero-layer model can ever learn of the text (it is a sufficient statistic). Derived in notebook 01.
+    Pairs never reach across the ends of rows. Rows are the present token, as in `W_E W_U`; the matrix is all that a
+    zero-layer model can ever learn of the text (it is a sufficient statistic). `tokens` are ids below `d_vocab`, the
+    size of the vocabulary. Derived in notebook 01.
     """
     if tokens.shape[-1] < 2:
         raise CourseError("Counting pairs needs at least two tokens in a row.")
@@ -45,8 +46,9 @@ def count_matrix(tokens: Int[Tensor, "*batch pos"], d_vocab: int) -> Counts:
 def count_loss(table: Table, counts: Int[Tensor, "tokens nexts"]) -> Float[Tensor, ""]:
     """The mean next-token loss of a table of logits over all the pairs that were counted, in nats.
 
-    −Σ_ab n_ab log softmax(T_a)_b / N: the same number as a sum over the tokens themselves, with the same
-    gradient, at the price of one d_vocab × d_vocab softmax. Derived in notebook 01.
+    −Σ_ab n_ab log softmax(T_a)_b / N: the same number as a sum over the tokens themselves, with the same gradient, at
+    the price of one d_vocab × d_vocab softmax. `table` holds logits, a row for each token; `counts` is a
+    `count_matrix`. Derived in notebook 01.
     """
     if table.shape != counts.shape:
         raise CourseError(f"A table {list(table.shape)} cannot be judged by counts {list(counts.shape)}.")
@@ -56,8 +58,8 @@ def count_loss(table: Table, counts: Int[Tensor, "tokens nexts"]) -> Float[Tenso
 def conditional_entropy(counts: Counts) -> float:
     """H(next | token) of the counted pairs, in nats: no model that sees one token can do better on them.
 
-    Σ_a (n_a / N) H(n_a· / n_a). It is 0 if every token has one successor, and at most ln(d_vocab).
-    Unseen pairs add nothing (0 log 0 = 0). Derived in notebook 01.
+    Σ_a (n_a / N) H(n_a· / n_a). It is 0 if every token has one successor, and at most ln(d_vocab). Unseen pairs add
+    nothing (0 log 0 = 0). `counts` is a `count_matrix`. Derived in notebook 01.
     """
     n = filled(counts).double()
     rows = n.sum(-1)
@@ -87,9 +89,10 @@ def log_bigram_correlation(
 ) -> float:
     """Pearson r of a table's logits and the log-bigram, both row-centred, over pairs counted `at_least` times.
 
-    The mean of a row runs over the same pairs, since log p is −∞ at unseen ones. 1: the table is the
-    log-bigram up to a constant in each row. With `shuffle` (a seed) the log-bigram's rows are permuted first:
-    what is left is what all rows share, the null to compare with. Derived in notebook 01.
+    The mean of a row runs over the same pairs, since log p is −∞ at unseen ones. 1: the table is the log-bigram up to
+    a constant in each row. With `shuffle` (a seed) the log-bigram's rows are permuted first: what is left is what all
+    rows share, the null to compare with. `table` holds logits, a row for each token; `counts` is a `count_matrix`.
+    Derived in notebook 01.
     """
     target, seen = log_bigram(counts), counts >= at_least
     if shuffle is not None:
@@ -106,8 +109,9 @@ def train_on_counts(
 ) -> tuple[TinyTransformer, History]:
     """A zero-layer model trained on the count matrix: every step sees all of the text.
 
-    `History.loss` is then the loss over the whole text at each step. Short memory (betas .8, .9) suits a loss
-    without noise. Derived in notebook 01.
+    `History.loss` is then the loss over the whole text at each step. Short memory (betas .8, .9) suits a loss without
+    noise. `counts` is a `count_matrix`, `d_model` the width of the model (the rank its table can have), `lr` the
+    largest learning rate of so many `steps`; `seed` draws the first weights. Derived in notebook 01.
     """
     cfg = TinyConfig(n_layers=0, n_heads=1, d_model=d_model, d_vocab=len(counts), positions="none", seed=seed)
     model = TinyTransformer(cfg)
@@ -140,8 +144,9 @@ def smoothed_trigram_losses(
 ) -> Float[Tensor, "pos-2"]:
     """Nats paid for each token of `text` from the third on by a trigram count model of `train`.
 
-    p(c | a b) = (n_abc + k p(c | b)) / (n_ab + k), where p(c | b) is the smoothed bigram of strength `below`:
-    a context never seen falls back on the bigram, a frequent one trusts its own counts. Derived in notebook 01.
+    p(c | a b) = (n_abc + k p(c | b)) / (n_ab + k), where p(c | b) is the smoothed bigram of strength `below`: a
+    context never seen falls back on the bigram, a frequent one trusts its own counts. `train` and `text` are token
+    ids below `d_vocab`; `strength` is k, how many tokens' worth the bigram weighs. Derived in notebook 01.
     """
     if len(train) < 3 or len(text) < 3:
         raise CourseError("A trigram model needs at least three tokens to count and three to judge.")

@@ -29,7 +29,8 @@ def path_terms(
     """The logits of a one-layer model as a sum of paths: the direct path first, then one path a head.
 
     x W_E W_U + Σ_h A^h x W_E W_OV^h W_U (Elhage et al. 2021, "path expansion"); x holds one-hot rows, A^h is the
-    head's attention pattern. Exact without norms and biases: the terms add up to the logits. Derived in notebook 02.
+    head's attention pattern. Exact without norms and biases: the terms add up to the logits. `tokens` are ids, one
+    row a text. Derived in notebook 02.
     """
     cfg = model.cfg
     if cfg.n_layers != 1 or cfg.d_mlp or cfg.norm != "none" or cfg.bias:
@@ -46,9 +47,10 @@ def score_parts(
 ) -> dict[str, Float[Tensor, "query key"]]:
     """A head's attention scores, before mask and softmax, split by what the query and the key are read from.
 
-    Shortformer positions reach Q and K only, so (x + p) W_QK (x + p)ᵀ / √d_head has four parts, named
-    "query ← key": token ← token, token ← position, position ← token and position ← position. What depends on
-    the query alone is invisible to the softmax. Derived in notebook 02.
+    Shortformer positions reach Q and K only, so (x + p) W_QK (x + p)ᵀ / √d_head has four parts, named "query ← key":
+    token ← token, token ← position, position ← token and position ← position. What depends on the query alone is
+    invisible to the softmax. `model` has one layer or more, of which the first is read; `head` is one of its heads,
+    `tokens` one text. Derived in notebook 02.
     """
     if model.cfg.positions != "shortformer":
         raise CourseError(
@@ -68,8 +70,8 @@ def attention_lift(
     """How much more, in nats, a destination looks at a source than at the text's average token.
 
     lift[d, s] = S[d, s] − log Σ_k f_k exp S[d, k], with f the token frequencies of the text and S divided by √d_head.
-    Softmax does not see what is added to a whole row, so raw scores cannot be compared between destinations;
-    lifts can. 0: like any token. Derived in notebook 02.
+    Softmax does not see what is added to a whole row, so raw scores cannot be compared between destinations; lifts
+    can. 0: like any token. `scores` is S; `frequency` is f, counts or shares. Derived in notebook 02.
     """
     if len(frequency) != scores.shape[1]:
         raise CourseError(f"{len(frequency)} frequencies do not fit a table of {scores.shape[1]} sources.")
@@ -95,8 +97,9 @@ def skip_trigram_logits(
     """What each head adds to the logit of `out` at `dest` when `source` stands among `others` other tokens.
 
     QK × OV: the typical attention of dest to source, times the entry [source, out] of W_E W_OV W_U less the mean of
-    its row (a constant on all outs changes nothing). `triples` holds (source, dest, out); heads add up. It knows
-    no positions and no competition, hence not the whole story (MF-09). Derived in notebook 02.
+    its row (a constant on all outs changes nothing). `triples` holds (source, dest, out); heads add up. It knows no
+    positions and no competition, hence not the whole story (MF-09). `model` has one layer; `frequency` holds the
+    text's token frequencies, for `attention_lift`. Derived in notebook 02.
     """
     source, dest, out = triples.T
     rows = []
@@ -114,8 +117,9 @@ def table_ranks(
 ) -> Int[Tensor, "triple head 2"]:
     """Where skip-trigrams (source, dest, out) stand in each head's tables; 1 is the top.
 
-    Column 0: rank of `dest` among all destinations that may look at the source (QK, by `attention_lift`).
-    Column 1: rank of `out` in the source's row of the OV table. Derived in notebook 02.
+    Column 0: rank of `dest` among all destinations that may look at the source (QK, by `attention_lift`). Column 1:
+    rank of `out` in the source's row of the OV table. `model` has one layer; `triples` holds (source, dest, out), and
+    `frequency` the text's token frequencies. Derived in notebook 02.
     """
     source, dest, out = triples.T
     ranks = torch.zeros(len(triples), model.cfg.n_heads, 2, dtype=torch.long)
@@ -134,7 +138,8 @@ def occurring_triples(
 
     Out comes right after dest, with `gap` tokens (least, most) between source and dest; a source that stands there
     twice counts once. Most of the d_vocab³ triples occur in no text, and of those the tables say nothing that was
-    ever trained: rank only these. Gap 0 would be plain trigrams. Derived in notebook 02.
+    ever trained: rank only these. Gap 0 would be plain trigrams. `windows` are texts of equal length, with ids below
+    `d_vocab`. Derived in notebook 02.
     """
     least, most = gap
     if not 0 <= least <= most or windows.shape[1] < least + 3:
@@ -157,8 +162,8 @@ def occurring_triples(
 def ov_core(model: TinyTransformer, layer: int, head: int) -> Float[Tensor, "d_head d_head"]:
     """A d_head × d_head matrix with all non-zero eigenvalues of the table W_E W_V W_O W_U.
 
-    XY and YX share their non-zero eigenvalues: with X = W_E W_V and Y = W_O W_U the small product is Y X. The
-    table has d_vocab − d_head more, all zero. Derived in notebook 02.
+    XY and YX share their non-zero eigenvalues: with X = W_E W_V and Y = W_O W_U the small product is Y X. The table
+    has d_vocab − d_head more, all zero. `layer` and `head` name the head of `model`. Derived in notebook 02.
     """
     layer, head = model.head(layer, head)
     return (model.W_O[layer, head] @ model.W_U) @ (model.W_E @ model.W_V[layer, head])
@@ -167,9 +172,10 @@ def ov_core(model: TinyTransformer, layer: int, head: int) -> Float[Tensor, "d_h
 def eigenvalue_score(matrix: Float[Tensor, "rows cols"] | Complex[Tensor, "rows cols"]) -> float:
     """Σλ / Σ|λ| over the eigenvalues: 1 if all are positive, −1 if all are negative, about 0 for random matrices.
 
-    On an OV table it measures copying: a source token raises its own logit, on average over the eigenvectors
-    (Elhage et al. 2021). The imaginary parts cancel in pairs. Σλ is the trace; all eigenvalues can be positive
-    while a diagonal entry is negative, so 1 is no proof of copying (MF-08). Derived in notebook 02.
+    On an OV table it measures copying: a source token raises its own logit, on average over the eigenvectors (Elhage
+    et al. 2021). The imaginary parts cancel in pairs. Σλ is the trace; all eigenvalues can be positive while a
+    diagonal entry is negative, so 1 is no proof of copying (MF-08). `matrix` is square, real or complex. Derived in
+    notebook 02.
     """
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise CourseError(f"Eigenvalues need a square matrix, not one of shape {list(matrix.shape)}.")

@@ -34,7 +34,7 @@ def data_dir() -> Path:
 
 
 def write(path: str | Path, content: str | bytes) -> Path:
-    """Write one file whole or not at all; see `write_atomically`."""
+    """Write `content`, bytes or text, to `path`, whole or not at all; see `write_atomically`."""
     write_atomically({Path(path): content})
     return Path(path)
 
@@ -42,7 +42,7 @@ def write(path: str | Path, content: str | bytes) -> Path:
 def write_atomically(files: dict[Path, str | bytes]) -> None:
     """Write every file beside its place, then rename them all: a crash, a kill or a full disk spoils nothing.
 
-    Text is written in UTF-8 with `\\n` at its lines' ends on every system.
+    Text is written in UTF-8 with `\\n` at its lines' ends on every system. `files` is path → content, text or bytes.
     """
     parts = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
@@ -79,7 +79,7 @@ def _remove(part: Path) -> None:
 
 
 def save_checked(path: str | Path, tensors: Tensors, **card) -> Path:
-    """Tensors as `path`.safetensors with a card `path`.json that carries their sha256; see `read_checked`."""
+    """`tensors`, name → tensor, as `path`.safetensors with a card `path`.json that carries their sha256; see `read_checked`."""
     from safetensors.torch import save
 
     path = with_suffix(path, ".safetensors")
@@ -90,7 +90,7 @@ def save_checked(path: str | Path, tensors: Tensors, **card) -> Path:
 
 
 def add_to_card(path: str | Path, **more) -> None:
-    """Say more on the card of a saved pair."""
+    """Say `more` (key=value) on the card of the pair saved at `path`."""
     file = with_suffix(path, ".json")
     write(file, card_text(json.loads(file.read_text(encoding="utf-8")) | more))
 
@@ -101,7 +101,10 @@ def card_text(card: dict) -> str:
 
 
 def with_suffix(path: str | Path, suffix: str) -> Path:
-    """`a/b`, `a/b.safetensors` and `a/b.json` all name one checkpoint."""
+    """`a/b`, `a/b.safetensors` and `a/b.json` all name one checkpoint.
+
+    The `path` of its file with that `suffix`, ".safetensors" or ".json".
+    """
     path = Path(path)
     stem = path.name.removesuffix(".safetensors").removesuffix(".json")
     return path.with_name(stem + suffix)
@@ -139,19 +142,23 @@ def checkpoints() -> Path:
 
 
 def checkpoint_names(kind: str = "config") -> list[str]:
-    """Names of the models shipped in `data/checkpoints/`; kind "sae" gives the autoencoders."""
+    """Names of the models shipped in `data/checkpoints/`; `kind="sae"` gives the autoencoders."""
     cards = sorted(checkpoints().glob("*.json"))
     return [card.stem for card in cards if kind in json.loads(card.read_text(encoding="utf-8"))]
 
 
 def minutes_of(name: str) -> float:
-    """How long a shipped checkpoint took to train, as its card says; NaN where none is shipped."""
+    """How many minutes the shipped checkpoint `name` took to train, as its card says; NaN where none is shipped."""
     card = checkpoints() / f"{name}.json"
     return json.loads(card.read_text(encoding="utf-8"))["minutes"] if card.exists() else float("nan")
 
 
 def shipped_path(name_or_path: str | Path, kind: str = "config") -> Path:
-    """Where the card of a shipped checkpoint is, by its name, or of any other, by path."""
+    """Where the card of a shipped checkpoint is, by its name, or of any other, by path.
+
+    `name_or_path` is one or the other; `kind`, "config" for a model or "sae" for an autoencoder, decides which names
+    are near to an unknown one.
+    """
     path = with_suffix(name_or_path, ".json")
     if path.parent == Path(".") and not path.exists():
         known = checkpoint_names(kind)

@@ -24,7 +24,10 @@ from mi_course.errors import CourseError
 
 @contextmanager
 def joined(name: str, shared: bool = True) -> Iterator[int]:
-    """`with joined(name) as rank:` trains together with the other processes of torchrun, if there are any."""
+    """`with joined(name) as rank:` trains together with the other processes of torchrun, if there are any.
+
+    A recipe called `name` that is not `shared` is refused where there are several.
+    """
     if started() > 1 and not shared:
         raise CourseError(f"{name} trains in one process: start it without torchrun.")
     try:
@@ -62,7 +65,7 @@ def rank() -> int:
 
 
 def share_of(x: Float[Tensor, "batch d"]) -> Float[Tensor, "share d"]:
-    """The rows of a batch that are this process's work."""
+    """The rows of the batch `x` that are this process's work."""
     n = world()
     if len(x) % n:
         raise CourseError(f"A batch of {len(x)} cannot be shared equally by {n} processes.")
@@ -70,7 +73,7 @@ def share_of(x: Float[Tensor, "batch d"]) -> Float[Tensor, "share d"]:
 
 
 def average_gradient_(p: torch.nn.Parameter) -> None:
-    """The mean of a parameter's gradient over all processes, in place."""
+    """The mean of the gradient of the parameter `p` over all processes, in place."""
     if world() > 1:
         dist.all_reduce(p.grad)
         p.grad /= world()

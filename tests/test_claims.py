@@ -552,3 +552,26 @@ def test_a_broken_null_is_marked(page, monkeypatch):
         "| XX-01 | `broken` | 0.2 ✔ | ≥ 0.1 | the gap of a broken method | `gap` 0.01 (≤ 0.02 nats) |"
     ]
     assert "0.05 ✘" in broken[0]
+
+
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        ("P", "The paper itself"),
+        ("P(excerpts)+D", "Word-for-word excerpts of the paper, and our own derivation or trial"),
+        ("P; controls S", "The paper itself; controls: a secondary text"),
+        ("P; MSE tie +D", "The paper itself; MSE tie: our own derivation or trial"),
+        ("P(abstract)/(from memory)", "The paper's abstract alone, and in part from memory, without the text at hand"),
+        ("P (IOI)", "The paper itself (IOI)"),
+    ],
+)  # fmt: skip
+def test_where_a_claim_was_read_is_said_in_words(source, words):
+    assert dataclasses.replace(claims.ledger()["MF-01"], source=source).how_read() == words
+
+
+def test_no_claim_leaves_a_letter_for_its_reader():
+    for claim in claims.ledger().values():
+        said = claim.how_read()
+        assert len(said) > 8 and not re.search(r"\b[PSD]\b(?!\))", said), (
+            f"{claim.id}: {claim.source} → {said}"
+        )

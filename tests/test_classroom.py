@@ -132,6 +132,9 @@ def test_a_fork_names_itself_once(clone, capsys):
     assert "git+https://github.com/Some-One/my.course@v1.2" in after["notebooks/student/90_bigrams.ipynb"]
     assert "git clone https://github.com/Some-One/my.course && cd my.course\n" in after["README.md"]
     assert "https://mybinder.org/v2/gh/Some-One/my.course/v1.2?labpath=notebooks" in after["README.md"]
+    assert "blob/v1.2/notebooks/student/90_bigrams.ipynb)" in after["README.md"], (
+        "a learner starts in the copy"
+    )
     assert after["CITATION.cff"] == 'repository-code: "https://github.com/Some-One/my.course"\n'
     assert badges.badges(check=True) == 0 and badges.badges() == 0
 

@@ -244,3 +244,24 @@ def test_pieces_of_letters_are_shown_by_their_bytes(corpus):
     assert len(set(corpus.vocabulary)) == corpus.d_vocab
     every = b"".join(corpus.token_bytes(t) for t in corpus.encode("a = 'אب'\n").tolist())
     assert every.decode() == "a = 'אب'\n"
+
+
+def test_pieces_of_letters_are_shown_by_the_letter_beside_their_neighbours(corpus):
+    word = corpus.encode("x = 'خب'\n").tolist()
+    assert corpus.spelt(word) == ["x", "·=", "·'", "خ¹", "خ²", "ب", "'", "⏎"]
+    first, second = corpus.encode("خ").tolist()
+    assert corpus.spelt([first]) == ["[ابة…]¹"], "the text's own letters, the most frequent first"
+    assert corpus.spelt([second]) == ["[\\xae]²"], "no letter of the text goes on so"
+    assert corpus.spelt([second, first, second])[1:] == ["خ¹", "خ²"]
+    plain = corpus.encode("def f(x):\n    return 1\n")
+    assert corpus.spelt(plain) == corpus.token_strings(plain)
+
+
+def test_a_page_shows_letters_and_no_bytes(sae, model, corpus):
+    rec = features.record(sae, model, corpus, [0])
+    of_arabic = (rec.script == scripts.SCRIPTS.index("arabic")).flatten().float()
+    places = [(w, 16) for w in range(len(rec.tokens))]
+    html = features.context_lines(rec, of_arabic.view(rec.tokens.shape), places, 14, 5)
+    html += features.logits_part(corpus, torch.arange(1024.0), 1024)
+    assert "ب¹" in html and "ب²" in html and "[ابة…]¹" in html
+    assert re.findall(r"\\x(?:d8|a7|a8|a9|ab)", html) == [], "the bytes of the text's letters"

@@ -4,7 +4,9 @@ All hand in notebook 00, cut down to its set-up and exercises so that many can b
 cells deleted, reordered, renamed, changed, and one that never ends.
 """
 
+import html
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +15,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from mi_course.course import classroom
+from mi_course.course import classroom, feedback, places
+from tests.test_browser import browser, opened  # noqa: F401 — a fixture
 
 pytest.importorskip("nbgrader", reason="graded assignments need mi-course[class]")
 from nbgrader.api import Gradebook  # noqa: E402
@@ -103,6 +106,9 @@ def room(tmp_path_factory) -> Path:
     source = folder / "source" / NAME / f"{NAME}.ipynb"
     nb = nbformat.read(source, 4)
     nb.cells = [c for c in nb.cells if {"nbgrader", "setup"} & {*c.metadata, *c.metadata.get("tags", [])}]
+    nb.cells.insert(
+        1, nbformat.v4.new_markdown_cell(r"Causal: $A_{qk} = 0$ for $k > q$, and $$\sum_k A_{qk} = 1.$$")
+    )
     nbformat.write(nb, source)
     nbgrader(folder, "generate_assignment", NAME)
     for student, (change, _) in STUDENTS.items():
@@ -113,6 +119,7 @@ def room(tmp_path_factory) -> Path:
         handed_in.parent.mkdir(parents=True)
         nbformat.write(nb, handed_in)
     (folder / "said.txt").write_text(nbgrader(folder, "autograde", NAME, "--Execute.timeout=20"))
+    nbgrader(folder, "generate_feedback", NAME)
     return folder
 
 
@@ -169,3 +176,33 @@ def test_a_student_reads_what_went_wrong(room):
     nb = nbformat.read(room / "autograded" / "half-done" / NAME / f"{NAME}.ipynb", 4)
     (error,) = cell(nb, "zero-head-check").outputs
     assert error.ename == "CheckFailed" and len(error.traceback) == 1, "a sentence, no traceback"
+
+
+def test_feedback_names_the_exercises_and_asks_for_nothing(room):
+    for student in ("half-done", "deleted"):
+        page = (room / "feedback" / student / NAME / f"{NAME}.html").read_text(encoding="utf-8")
+        assert "Test cell" not in page and "Grade cell" not in page
+        assert re.findall(r"""<(?:script|link|img)[^>]*(?:src|href)=["']?(?:https?:)?//""", page) == []
+        graded = re.findall(r"""<li><a href="#([\w-]+)">([^<]+)</a> \(Score""", page)
+        kept = [e for e in EXERCISES.values() if student != "deleted" or f"#{e.name}-check" in page]
+        assert graded == [(f"{e.name}-check", html.escape(e.title)) for e in kept] and len(kept) >= 4
+        assert all(e.title for e in kept)
+        assert page.count("Check of ") >= len(kept)
+
+
+def test_feedback_without_a_title_or_a_formula_or_mathjax(monkeypatch):
+    page = '<head></head><a href="#zero-head-check">Test cell</a><code>Test cell</code>'
+    assert ">zero head</a><code>Test cell" in feedback.named(page, {})
+    assert ">a &lt; b</a>" in feedback.named(page, {"zero-head-check": "a < b"})
+    assert "MathJax" in feedback.offline(page) and "MathJax" not in feedback.offline(page, formulas=False)
+    monkeypatch.setattr(places, "mathjax", lambda: None)
+    assert feedback.offline(page) == page
+
+
+def test_formulas_of_a_feedback_page_are_drawn(browser, room):  # noqa: F811
+    with opened(browser) as page:
+        page.goto((room / "feedback" / "right" / NAME / f"{NAME}.html").as_uri())
+        page.wait_for_load_state("load")
+        page.evaluate("MathJax.startup.promise")
+        assert page.locator("mjx-container svg").count() == 3
+        assert all(url.startswith(("file:", "data:")) for url in page.asked)

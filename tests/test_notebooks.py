@@ -89,6 +89,17 @@ def test_alt_texts_and_captions_stand_in_cells_of_their_own(stored):
             assert not re.search(r"\b(alt|caption)=[\"'(]", cell.source), cell.source
 
 
+def test_nothing_is_fetched_to_read_it_and_solutions_are_folded(stored):
+    words = "\n".join(cell.source for cell in stored[1].cells if cell.cell_type == "markdown")
+    assert re.findall(r"!\[[^\]]*\]\(\w+:|<img[^>]*src=.https?:", words) == [], "a picture from elsewhere"
+    solved = [cell for cell in code_cells(stored[1]) if "### BEGIN SOLUTION" in cell.source]
+    assert len(solved) >= 5 and all(cell.metadata.jupyter.source_hidden for cell in solved)
+    answers = [
+        c for c in code_cells(classroom.student_copy(stored[1])) if "raise NotImplementedError()" in c.source
+    ]
+    assert len(answers) == len(solved) and not any("jupyter" in cell.metadata for cell in answers)
+
+
 def test_it_ends_with_exercises_and_further_reading(stored):
     headings = [
         line for cell in stored[1].cells for line in cell.source.splitlines() if line.startswith("## ")

@@ -121,6 +121,13 @@ def test_a_measure_stands_beside_its_bound_and_its_role(whole_site):
         assert 'class="role"' in page
 
 
+def test_a_claim_says_in_words_where_it_was_read(whole_site):
+    page = (whole_site / "claims" / "elhage2021.html").read_text("utf-8")
+    said = re.findall(r"<dt>Where we read it</dt><dd><p>([^<]+)</p>", re.sub(r"\s*\n\s*", "", page))
+    assert len(said) > 10 and "The paper itself" in said
+    assert not any(re.search(r"\b[PSD]\b", words) for words in said)
+
+
 def test_the_search_knows_titles_terms_and_functions(whole_site):
     index = (whole_site / "searchindex.js").read_text(encoding="utf-8")
     for word in (
@@ -303,6 +310,15 @@ def test_a_place_where_one_may_not_write_is_named(clone, tmp_path):
 
 
 # --- features --------------------------------------------------------------------------------------
+
+
+def test_the_pages_of_features_show_letters_and_no_bytes(whole_site):
+    pages = [p.read_text("utf-8") for p in whole_site.glob("features/sae*.html")]
+    of_arabic = [page for page in pages if "· arabic" in page]
+    assert of_arabic, "no feature follows Arabic"
+    for page in of_arabic:
+        article = page[page.index("<article") : page.index("</article>")]
+        assert re.findall(r"\\x[0-9a-f]{2}", article) == [] and re.search("[ء-ي]¹", article)
 
 
 def test_the_features_are_computed_once_and_kept(clone, monkeypatch):

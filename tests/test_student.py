@@ -153,6 +153,15 @@ def test_a_variant_of_the_course_still_has_its_exercises():
     assert len(changed) == 2 and "Variant 5" in changed[0] and "SEED = 5" in changed[1]
 
 
+def test_the_teachers_page_says_which_notebooks_have_variants():
+    rows = re.findall(
+        r"^\| (yes|no) \| ([\d, ]+) \|", (places.root() / "docs" / "teaching.md").read_text("utf-8"), re.M
+    )
+    said = {number: answer for answer, numbers in rows for number in numbers.split(", ")}
+    found = {path.name[:2]: seeds.reseed(nbformat.read(path, 4), 5) == 1 for path in places.find()}
+    assert said == {number: "yes" if variant else "no" for number, variant in found.items()}
+
+
 def test_nbgraders_folder_has_solutions_and_points(clone, tmp_path):
     words = "# Exercises\n### Exercise 1 · Double (★★, 5 minutes)\n*Misconception: none.*"
     clone("90_bigrams", "# T", words, SOLVED, "checks.check_double(f)")

@@ -24,9 +24,8 @@ from mi_course.course import places, site
 
 ID = re.compile(r"\b[A-Z]{1,4}-\d\d\b")
 OF_TABLE = re.compile(r"(<th scope='row'[^>]*>)([A-Z]{1,4}-\d\d)(?= ★|<)")
-BADGE = re.compile(r"\[!\[[^\]]*\]\([^)]*\)\]\([^)]*\)\n*")
+BADGE = re.compile(r"\[Open in Colab\]\([^)]*\)\n*")
 LINK = re.compile(r"(?<!!)(\]\()(?!\w+:|#)([^)\s#]+)((?:#[^)\s]*)?\))")
-READ = {"P": "the paper", "S": "a secondary text", "D": "our derivation"}  # legend: data/README.md
 UNTOUCHED = (nodes.literal, nodes.literal_block, nodes.reference, nodes.title, nodes.raw, nodes.term)
 UNTOUCHED += (nodes.math, nodes.math_block, addnodes.pending_xref, addnodes.desc_signature)
 
@@ -81,8 +80,10 @@ def shown(nb: nbformat.NotebookNode, number: str) -> nbformat.NotebookNode:
             continue
         tags, settled = cell.metadata.setdefault("tags", []), settled_in(cell)
         tags += ["remove-cell"] if "setup" in tags else []
-        hidden = cell.metadata.get("jupyter", {}).get("source_hidden") and "hide-input" not in tags
-        tags += ["hide-input"] if hidden else []
+        folded = cell.metadata.get("jupyter", {}).get("source_hidden") and not site.SOLUTION.search(
+            cell.source
+        )
+        tags += ["hide-input"] if folded and "hide-input" not in tags else []
         if settled:  # a place to arrive at, and a way to the claim
             cells.append(new_markdown_cell("".join(f"({id.lower()}-in-{number})=\n" for id in settled)))
         cells += with_folded_solution(cell)
@@ -130,7 +131,7 @@ def from_templates(docs: Path, notebooks: dict, board: claims.Scoreboard, alts: 
     for claim in sorted(claims.ledger().values(), key=lambda claim: (claim.paper.year, claim.paper.key)):
         by_paper.setdefault(claim.paper.key, []).append(claim)
     words = {"notebooks": notebooks, "names": {n[:2]: n for n in notebooks}, "alts": alts, "board": board}
-    words |= {"rows": {(row.claim.id, row.notebook): row for row in board.rows}, "read": READ}
+    words |= {"rows": {(row.claim.id, row.notebook): row for row in board.rows}}
     words |= {"settled": len({row.claim.id for row in board.rows}), "papers": by_paper}
     words |= {"claims": claims, "opening": opening, "shown": shown_value, "modules": modules}
     words |= {"place": places.settings()["tool"]["mi-course"]}

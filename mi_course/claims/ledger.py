@@ -18,6 +18,7 @@ verdict only; the numbers stand in its HTML view, inside spans that the notebook
 
 import functools
 import operator
+import re
 import sys
 from collections import Counter
 from dataclasses import MISSING, dataclass, fields
@@ -50,13 +51,30 @@ NEEDS_WHY = ("partly", "not reproduced", "not testable here")
 CORRECTIONS = "corrections.toml"
 
 
+# How a claim's `source` begins to say where it was read (legend: data/README.md), and what each mark means.
+MARK_OF_SOURCE = re.compile(r"\(from memory\)|\b[PSD]\b(?: ?\([^)]*\))?")
+READ = {
+    "P": "the paper itself", "S": "a secondary text", "D": "our own derivation or trial",
+    "P(excerpts)": "word-for-word excerpts of the paper", "P(abstract)": "the paper's abstract alone",
+    "P(post)": "the authors' own post", "(from memory)": "from memory, without the text at hand",
+}  # fmt: skip
+
+
 class SettleError(CourseError):
     """A claim cannot be settled like this."""
 
 
 @dataclass(frozen=True)
 class Paper:
-    """Where a claim comes from."""
+    """Where a claim comes from.
+
+    Args:
+        key: file name of the ledger page, such as elhage2021.
+        title: as printed.
+        authors: as they are cited, such as Olsson et al.
+        year: of the version that was read.
+        url: where it can be read.
+    """
 
     key: str  # file name of the ledger page, e.g. "elhage2021"
     title: str
@@ -65,12 +83,24 @@ class Paper:
     url: str
 
     def cite(self) -> str:
+        """As text cites it: authors and year."""
         return f"{self.authors} {self.year}"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One number (or yes/no fact) a notebook has to bring, and the bound it has to keep."""
+    """One number (or yes/no fact) a notebook has to bring, and the bound it has to keep.
+
+    Args:
+        name: the keyword of `settle` that brings it.
+        role: effect, control, identity or report; a report decides nothing.
+        op: how the value is compared with the bound: `<=`, `>=`, `<`, `>`, `==`, `between`, or `report` where it has none.
+        what: how it is computed, in words.
+        notebook: where, as two digits.
+        bound: a number, two of them for `between`, True or False for a fact; None: only reported.
+        unit: of the value, empty where it has none.
+        null_of: for a control that a broken method scores, the names of the effects it stands beside.
+    """
 
     name: str  # keyword of `settle`
     role: str  # one of ROLES
@@ -84,9 +114,11 @@ class Measure:
     ) = ()  # a control that is what a broken method scores: the measures it stands beside
 
     def is_fact(self) -> bool:
+        """Whether it is a yes or no."""
         return isinstance(self.bound, bool)
 
     def decides(self) -> bool:
+        """Whether a verdict depends on it."""
         return self.role != "report"
 
     def met(self, value: Number) -> bool | None:
@@ -98,6 +130,7 @@ class Measure:
         return f"null of {', '.join(self.null_of)}" if self.null_of else self.role
 
     def shown_bound(self) -> str:
+        """The bound as readers see it, such as ≥ 0.9."""
         if self.op == "report":
             return "reported"
         if self.op == "between":
@@ -109,7 +142,25 @@ class Measure:
 
 @dataclass(frozen=True)
 class Claim:
-    """A paper's statement as something this course can measure."""
+    """A paper's statement as something this course can measure.
+
+    Args:
+        id: such as MF-12.
+        paper: where it is made.
+        core: whether the course stands on it (★).
+        where: section or figure of the paper.
+        claim: what is claimed, in our words.
+        paper_value: the paper's own number.
+        run: what is run here, as "paper's scale → ours".
+        control: what stands beside it.
+        source: how we read the paper, as letters that data/README.md explains.
+        notebooks: those that settle it, as two digits each.
+        if_met: the verdict where all bounds are kept: reproduced, toy analogue, or reading where nothing is
+            measured.
+        verdict: the recorded verdict of each notebook.
+        why: the reason for a verdict that is not full.
+        measures: what its notebooks bring.
+    """
 
     id: str
     paper: Paper
@@ -126,19 +177,32 @@ class Claim:
     why: str
     measures: tuple[Measure, ...]
 
+    def how_read(self) -> str:
+        """`source` in words, such as "The paper itself, and our own derivation or trial"."""
+        parts = []
+        for part in re.split(r"[;,] *", self.source):
+            marks = MARK_OF_SOURCE.findall(part)
+            said = (", and in part " if "/" in part else ", and ").join(map(_read_from, marks))
+            topic = MARK_OF_SOURCE.sub("", part).strip("+/ ")
+            parts.append(f"{topic}: {said}" if topic else said)
+        text = "; ".join(parts)
+        return text[0].upper() + text[1:]
+
     def measures_of(self, notebook: str) -> dict[str, Measure]:
+        """The claim's measures in one `notebook` ("03"), by name."""
         return {measure.name: measure for measure in self.measures if measure.notebook == notebook}
 
     def with_role(self, notebook: str, *roles: str) -> list[Measure]:
+        """The measures in one `notebook` ("03") whose role is one of `roles`."""
         return [measure for measure in self.measures_of(notebook).values() if measure.role in roles]
 
     def lacks_null(self, notebook: str) -> bool:
-        """Whether an effect stands here without what a broken method scores."""
+        """Whether an effect stands in this `notebook` ("03") without what a broken method scores."""
         nulls = any(measure.null_of for measure in self.with_role(notebook, "control"))
         return bool(self.with_role(notebook, "effect")) and not nulls
 
     def judge(self, notebook: str, values: dict[str, Number]) -> str:
-        """The verdict that follows from `values`: roles and bounds decide, never taste."""
+        """The verdict that follows from `values`, name → number, in this `notebook`: roles and bounds decide, never taste."""
         kept = lambda *roles: [m.met(values[m.name]) for m in self.with_role(notebook, *roles)]
         if not (deciding := kept("effect", "control", "identity")):
             return "reading"
@@ -149,7 +213,17 @@ class Claim:
 
 @dataclass(frozen=True)
 class Correction:
-    """A statement of the learner's notes this course grew from, set against the papers."""
+    """A statement of the learner's notes this course grew from, set against the papers.
+
+    Args:
+        id: such as S-01.
+        note: the number of the note, such as 000.
+        says: the sentence that is often said.
+        verdict: wrong, loose or caveat.
+        papers: what the papers say instead.
+        claims: ids of the claims that settle it.
+        notebooks: where it is taught, as two digits each.
+    """
 
     id: str
     note: str  # number of the note
@@ -162,7 +236,7 @@ class Correction:
 
 @functools.cache
 def ledger(folder: Path | None = None) -> dict[str, Claim]:
-    """Every claim of the course by id, read from `data/claims/*.toml` and checked."""
+    """Every claim of the course by id, read from `data/claims/*.toml` (or those in `folder`) and checked."""
     claims: dict[str, Claim] = {}
     for page in sorted((folder or data_dir() / "claims").glob("*.toml")):
         if page.name == CORRECTIONS:
@@ -181,7 +255,7 @@ def ledger(folder: Path | None = None) -> dict[str, Claim]:
 
 @functools.cache
 def corrections(folder: Path | None = None) -> dict[str, Correction]:
-    """Every correction by id, read from `data/claims/corrections.toml` and checked."""
+    """Every correction by id, read from `data/claims/corrections.toml` (or the one in `folder`) and checked."""
     page = (folder or data_dir() / "claims") / CORRECTIONS
     found: dict[str, Correction] = {}
     for row in read_toml(page).get("correction", []):
@@ -212,7 +286,7 @@ def read_toml(page: Path) -> dict:
 
 
 def built(kind: type, row: dict, place: str):
-    """`kind(**row)`, where missing, unknown and ill-typed keys are named first."""
+    """`kind(**row)`, where missing, unknown and ill-typed keys are named first; `place` begins the sentence."""
     known = {item.name: item for item in fields(kind)}
     row = {name: _tupled(value) for name, value in row.items()}
     if unknown := [name for name in row if name not in known]:
@@ -321,6 +395,11 @@ def _tupled(value):
     return tuple(value) if isinstance(value, list) else value
 
 
+def _read_from(mark: str) -> str:
+    """In words; what stands in brackets, and no word is known for, stays as it is: P (IOI)."""
+    return READ.get(mark) or f"{READ[mark[0]]} {mark[1:].strip()}"
+
+
 def shown_value(value: Number, digits: int = 4) -> str:
-    """A number in so many digits, a fact as yes or no."""
+    """`value` as text: a number in so many significant `digits`, a fact as yes or no."""
     return ("yes" if value else "no") if isinstance(value, bool) else f"{value:.{digits}g}"

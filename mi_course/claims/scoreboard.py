@@ -14,7 +14,14 @@ from mi_course.errors import CourseError
 
 @dataclass(frozen=True)
 class Row:
-    """One claim in one notebook: what the notebook measured beside what the ledger records."""
+    """One claim in one notebook: what the notebook measured beside what the ledger records.
+
+    Args:
+        claim: of the ledger.
+        notebook: as two digits.
+        verdict: what the stored outputs say; None: the notebook does not settle it.
+        measures: name → number, as measured.
+    """
 
     claim: Claim
     notebook: str
@@ -43,13 +50,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Scoreboard:
-    """What the stored outputs of notebooks say about their claims."""
+    """What the stored outputs of notebooks say about their claims: `rows`, one for each claim in each notebook."""
 
     rows: tuple[Row, ...]
 
     @classmethod
     def from_notebooks(cls, paths: Iterable[str | Path]) -> "Scoreboard":
-        """Read every settled claim out of executed notebooks named `NN_title.ipynb`."""
+        """Read every settled claim out of the executed notebooks at `paths`, named `NN_title.ipynb`."""
         rows: list[Row] = []
         for path in map(Path, paths):
             notebook, found = path.name[:2], _payloads(path)
@@ -76,6 +83,7 @@ class Scoreboard:
         return "\n".join([*lines, f"{claims} claims, {len(self.rows)} verdicts: {total}", *self.problems()])
 
     def to_json(self) -> str:
+        """Every row as JSON, for `build/scoreboard.json`."""
         rows = [
             {"claim": row.claim.id, "notebook": row.notebook, "core": row.claim.core, "verdict": row.verdict}
             | {"recorded": row.recorded, "measures": row.measures}

@@ -32,7 +32,11 @@ _not_run: set[str] = set()  # claims whose cells were passed over
 
 @dataclass(frozen=True)
 class Settled:
-    """A claim with the numbers a notebook measured. Prints its verdict; its HTML view shows all."""
+    """A claim with the numbers a notebook measured. Prints its verdict; its HTML view shows all.
+
+    `claim` was judged in `notebook` ("03") by its `values`, name → number; `how` holds what the notebook says of how
+    a fact was computed, by name.
+    """
 
     claim: Claim
     notebook: str
@@ -87,7 +91,7 @@ class Settled:
 
 @dataclass(frozen=True)
 class Computed:
-    """A yes or no that a notebook worked out, with how: `claims.computed`."""
+    """A yes or no that a notebook worked out, its `value`, with `how` in words: `claims.computed` makes one."""
 
     value: Number
     how: str
@@ -96,8 +100,9 @@ class Computed:
 def computed(value, how: str) -> Computed:
     """A yes or no that Python itself worked out, for `settle`: `computed(torch.equal(a, b), how="bit for bit")`.
 
-    A comparison of arrays or tensors is taken as it is. Python's own True looks the same whether it
-    was found or typed, so a fact that decides a claim says how it was found.
+    A comparison of arrays or tensors is taken as it is. Python's own True looks the same whether it was found or
+    typed, so a fact that decides a claim says how it was found. `value` is True or False; `how` says in a few words
+    what was compared with what.
     """
     if not isinstance(how, str) or not how.strip():
         raise SettleError("claims.computed needs how= in a few words: what was compared with what.")
@@ -107,9 +112,9 @@ def computed(value, how: str) -> Computed:
 def settle(id: str, notebook: str | None = None, **measures) -> Settled:
     """Judge a claim by exactly the measures its ledger row names.
 
-    `notebook` is needed only where several notebooks share the claim. Measures are Python numbers,
-    bools, or one-element arrays and tensors; NaN and infinity are refused. A yes or no that decides
-    comes from a comparison of arrays, or through `computed`: a typed True is no evidence.
+    `id` names the claim ("MF-12"); `notebook` ("03") is needed only where several notebooks share the claim. Measures
+    are Python numbers, bools, or one-element arrays and tensors; NaN and infinity are refused. A yes or no that
+    decides comes from a comparison of arrays, or through `computed`: a typed True is no evidence.
     """
     claim = claim_of(id)
     notebook = _chosen_notebook(claim, notebook)
@@ -132,14 +137,14 @@ def settle(id: str, notebook: str | None = None, **measures) -> Settled:
 
 
 def forget(id: str) -> None:
-    """Let a claim be settled again in this process, after the experiment has been changed on purpose."""
+    """Let the claim `id` be settled again in this process, after the experiment has been changed on purpose."""
     for key in [key for key in _settled if key[0] == id]:
         del _settled[key]
 
 
 @dataclass(frozen=True)
 class NotRun:
-    """Claims about something that is not on this machine: no verdict, and no failure either."""
+    """Claims, by their `ids`, about something that is not on this machine: no verdict, and no failure either."""
 
     ids: tuple[str, ...]
 
@@ -154,7 +159,10 @@ class NotRun:
 
 
 def not_run(*ids: str) -> NotRun:
-    """Say that these claims could not be tried here; `verdicts` and the scoreboard then say so, too."""
+    """Say that these claims could not be tried here; `verdicts` and the scoreboard then say so, too.
+
+    `ids` are theirs, such as "RM-01".
+    """
     _not_run.update(claim_of(id).id for id in ids)
     return NotRun(ids)
 

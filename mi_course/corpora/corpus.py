@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from jaxtyping import Int
@@ -29,16 +32,45 @@ BYTE_OF |= {chr(256 + i): byte for i, byte in enumerate(b for b in range(256) if
 
 
 def visible(text: str) -> str:
-    """A token as a word to look at: ⏎ for a new line, ⇥ for a tab, · for a blank at either end, ·⁷ for seven."""
+    """The `text` of a token as a word to look at: ⏎ for a new line, ⇥ for a tab, · for a blank at either end, ·⁷ for seven."""
     text = text.replace("\n", "⏎").replace("\t", "⇥")
     left, right = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" "))
     dots = lambda n: "·" * n if n < 5 else "·" + str(n).translate(RAISED)
     return dots(left) + text.strip(" ") + dots(right if text.strip(" ") else 0)
 
 
+def next_letter(text: bytes, at: int) -> tuple[int, str]:
+    """Where the letter that begins at a byte of UTF-8 ends, and the letter; empty where it is cut off."""
+    size = next((n for n, least in ((4, 0xF0), (3, 0xE0), (2, 0xC0)) if text[at] >= least), 1)
+    try:
+        return at + size, text[at : at + size].decode()
+    except UnicodeDecodeError:
+        end = at + 1
+        while end < min(len(text), at + 4) and text[end] & 0xC0 == 0x80:
+            end += 1
+        return end, ""
+
+
+def piece_number(part: bytes) -> int:
+    """1 for bytes that begin a letter, 2 for those that go on with it."""
+    return 1 if part[0] >= 0xC0 else 2
+
+
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Text as two token streams, training and held-out files; files are separated by the token `end`."""
+    """Text as two token streams, training and held-out files; files are separated by the token `end`.
+
+    Args:
+        name: what a card calls it.
+        tokenizer: text to ids and back.
+        train: token ids of the training files, one after the other.
+        held_out: the same of the files that no training sees.
+        n_files: how many files, in training and held out.
+        n_bytes: how many bytes of text, in training and held out.
+        fingerprint: sha256 over names and contents, 12 digits.
+        end: the token between files.
+        notes: what was changed on the way from files to tokens.
+    """
 
     name: str
     tokenizer: Tokenizer = field(repr=False)
@@ -73,12 +105,51 @@ class Corpus:
         return torch.tensor(ids, dtype=torch.long)
 
     def decode(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> str:
-        """The text of token ids."""
+        """The text of token ids; `tokens` is a tensor or any sequence of them."""
         return self.tokenizer.decode([int(t) for t in tokens], skip_special_tokens=False)
 
     def token_strings(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> list[str]:
-        """One printable string a token: ⏎ for a new line, · for a space, ·⁷ for seven of them; see `visible`."""
+        """One printable string for each of `tokens`: ⏎ for a new line, · for a space, ·⁷ for seven of them; see `visible`."""
         return [self.vocabulary[int(t)] for t in tokens]
+
+    def spelt(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> list[str]:
+        """As `token_strings`, but pieces of letters are shown by the letter: خ¹ and خ² are two tokens of one خ.
+
+        `tokens` follow one another. Where a letter is cut off, or for a piece alone, [ابة…]¹ says which letters of the
+        text begin (or, ²³⁴, go on) so, the most frequent first.
+        """
+        ids = [int(t) for t in tokens]
+        if not self._pieces & set(ids):
+            return self.token_strings(ids)
+        pieces = [self.token_bytes(t) for t in ids]
+        starts = [0, *accumulate(map(len, pieces))]
+        shown, whole, at = [""] * len(ids), b"".join(pieces), 0
+        while at < len(whole):
+            end, letter = next_letter(whole, at)
+            first, last = (bisect_right(starts, place) - 1 for place in (at, end - 1))
+            for i in range(first, last + 1):
+                part = whole[max(at, starts[i]) : min(end, starts[i + 1])]
+                number = str(i - first + 1) if letter else str(piece_number(part))
+                name = letter or f"[{self._letters_with(part)}]"
+                shown[i] += name + ("" if letter and first == last else number.translate(RAISED))
+            at = end
+        return [visible(shown[i]) if t in self._pieces else self.vocabulary[t] for i, t in enumerate(ids)]
+
+    @cached_property
+    def _pieces(self) -> set[int]:
+        """Tokens that hold a piece of a letter."""
+        return {t for t in range(self.d_vocab) if "\ufffd" in self.decode([t])}
+
+    @cached_property
+    def _letters(self) -> list[str]:
+        """Letters of the held-out text that are no ASCII, the most frequent first."""
+        return [letter for letter, _ in Counter(self.decode(self.held_out)).most_common() if letter > "\x7f"]
+
+    def _letters_with(self, part: bytes) -> str:
+        """Up to three letters that this piece of bytes may belong to."""
+        where = slice(0, 1) if part[0] >= 0xC0 else slice(1, None)
+        found = [c for c in self._letters if part in c.encode() and c.encode().find(part) in range(4)[where]]
+        return "".join(found[:3]) + "…" * (len(found) > 3) or part.decode(errors="backslashreplace")
 
     @cached_property
     def vocabulary(self) -> list[str]:
@@ -107,12 +178,17 @@ class Corpus:
         return ids[0]
 
     def stream(self, split: str) -> Int[Tensor, "tokens"]:
+        """The token ids of one `split`, "train" or "held_out"."""
         if split not in ("train", "held_out"):
             raise CourseError(f"There is no split {split!r}.{nearest(split, ['train', 'held_out'])}")
         return getattr(self, split)
 
     def windows(self, n_ctx: int, batch: int, *, seed: int = 0, split: str = "train") -> Sampler:
-        """A sampler of random windows; windows(…)(step) is the same whenever and wherever it is asked."""
+        """A sampler of random windows; windows(…)(step) is the same whenever and wherever it is asked.
+
+        `n_ctx` is the length of a window, `batch` how many a step has, `split` where they come from, "train" or
+        "held_out"; step and `seed` decide which ones.
+        """
         stream = self.stream(split)
         if len(stream) < n_ctx:
             raise CourseError(
@@ -126,7 +202,7 @@ class Corpus:
         return sample
 
     def held_out_windows(self, n: int, n_ctx: int, *, seed: int = 0) -> Int[Tensor, "n pos"]:
-        """n fixed windows of held-out text."""
+        """n fixed windows of held-out text, `n_ctx` tokens each, drawn by `seed`."""
         return self.windows(n_ctx, n, seed=seed, split="held_out")(0)
 
 

@@ -180,13 +180,13 @@ def spelt_out(tokenizer, end: int, texts: dict[str, str]) -> Notes:
 
 
 def fingerprint(texts: dict[str, str]) -> str:
-    """Twelve digits that change with any name or character."""
+    """Twelve digits that change with any name or character of `texts`, name → text."""
     written = "".join(f"{k}\0{texts[k]}\0" for k in sorted(texts)).encode("utf-8", "replace")
     return hashlib.sha256(written).hexdigest()[:12]
 
 
 def halves(texts: dict[str, str]) -> dict[str, str]:
-    """One file alone is cut at a line end into nine tenths to train on and a tenth held out."""
+    """One file alone, the only one in `texts`, is cut at a line end into nine tenths to train on and a tenth held out."""
     ((name, text),) = texts.items()
     lines = text.splitlines(keepends=True)
     cut = len(lines) * 9 // 10
@@ -197,7 +197,10 @@ def halves(texts: dict[str, str]) -> dict[str, str]:
 
 @lru_cache(maxsize=2)
 def python_text(vocab: int = 512) -> Corpus:
-    """The standard library of the interpreter that runs this, in the shipped vocabulary of 512, 1024 or 2048."""
+    """The standard library of the interpreter that runs this.
+
+    `vocab` is the size of the shipped vocabulary: 512, 1024 or 2048 tokens.
+    """
     name = f"Python {sysconfig.get_python_version()} library"
     return assembled(name, standard_library(), shipped_tokenizer(f"python-{vocab}"))
 
@@ -233,7 +236,11 @@ def from_folder(
 def from_huggingface(
     name: str, *, column: str = "text", split: str = "train", rows: int = 10_000, vocab: int = 512
 ) -> Corpus:
-    """The first rows of a Hugging Face data set (needs the `datasets` package and, the first time, a network)."""
+    """The first rows of a Hugging Face data set (needs the `datasets` package and, the first time, a network).
+
+    `name` is that of the hub, `column` the one that holds the text, `split` one of the data set's own; `rows` are
+    read, in the shipped vocabulary of `vocab` = 512, 1024 or 2048 tokens.
+    """
     try:
         import datasets
     except ImportError as error:

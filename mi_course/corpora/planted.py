@@ -21,7 +21,9 @@ def random_repeats(
 ) -> Sampler:
     """Uniform random tokens `first … d_vocab−1` that repeat with a period drawn anew for each row.
 
-    With one fixed period a model learns to look a fixed distance back; a random one leaves only induction.
+    With one fixed period a model learns to look a fixed distance back; a random one leaves only induction. Windows
+    have `n_ctx` tokens, `batch` of them a step; `period` is its range, both ends included. Step and `seed` decide
+    all.
     """
     low, high = period
     if not 1 <= low <= high:
@@ -54,7 +56,7 @@ def repeated_tokens(
 
 
 def mixed(sampler: Sampler, other: Sampler, share: float, *, seed: int = 0) -> Sampler:
-    """Rows of `sampler`, each replaced with probability `share` by one of `other`."""
+    """Rows of `sampler`, each replaced with probability `share` by one of `other`; `seed` draws which."""
 
     def sample(step: int) -> Int[Tensor, "batch pos"]:
         rows = sampler(step)
@@ -66,7 +68,11 @@ def mixed(sampler: Sampler, other: Sampler, share: float, *, seed: int = 0) -> S
 
 @dataclass(frozen=True)
 class BigramChain:
-    """A first-order Markov chain with known transition probabilities [token, next] and known entropy."""
+    """A first-order Markov chain with known transition probabilities [token, next] and known entropy.
+
+    `d_vocab` tokens; each row is drawn, by `seed`, from a Dirichlet distribution of this `concentration`: smaller is
+    more predictable.
+    """
 
     d_vocab: int = 64
     concentration: float = 0.1  # of the Dirichlet each row is drawn from: smaller is more predictable
@@ -97,7 +103,7 @@ class BigramChain:
         return float((self.stationary * row).sum())
 
     def sampler(self, n_ctx: int, batch: int, *, seed: int = 0) -> Sampler:
-        """Rows that start from the stationary distribution."""
+        """Rows of `n_ctx` tokens, `batch` a step, that start from the stationary distribution; step and `seed` decide which."""
         cumulative = self.transition.cumsum(-1)
 
         def sample(step: int) -> Int[Tensor, "batch pos"]:
@@ -114,7 +120,11 @@ class BigramChain:
 @dataclass(frozen=True)
 class SkipTrigrams:
     """Noise with planted rules [source] … [destination] → [out]: if the source was seen, the destination is
-    followed by `out`, and otherwise by noise. Each rule has tokens of its own; noise never uses them."""
+    followed by `out`, and otherwise by noise. Each rule has tokens of its own; noise never uses them.
+
+    There are `n_rules` of them in a vocabulary of `d_vocab`; `gap` is the range of the number of tokens between
+    source and destination. `seed` draws the rules.
+    """
 
     n_rules: int = 20
     d_vocab: int = 96
@@ -141,7 +151,10 @@ class SkipTrigrams:
 
     def sampler(self, n_ctx: int, batch: int, *, seed: int = 0, decoys: float = 0.5) -> Sampler:
         """Rows of noise with one rule placed per stretch; in a share `decoys` of them the source is missing,
-        so the destination alone predicts nothing."""
+        so the destination alone predicts nothing.
+
+        Rows have `n_ctx` tokens, `batch` of them a step; step and `seed` decide which.
+        """
         stretch = self.gap[1] + 4
         if n_ctx < stretch:
             raise CourseError(f"One rule needs {stretch} positions; n_ctx is {n_ctx}.")
@@ -165,16 +178,20 @@ class SkipTrigrams:
 
 @dataclass(frozen=True)
 class Cipher:
-    """Two languages of n words each: word a of the first is word a + n of the second (the cipher partner)."""
+    """Two languages of n = `n_words` words each: word a of the first is word a + n of the second (the cipher partner)."""
 
     n_words: int = 48
 
     def partner(self, tokens: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-        """The same word in the other language."""
+        """The same words in the other language, for `tokens` of any shape."""
         return (tokens + self.n_words) % (2 * self.n_words)
 
     def sampler(self, n_ctx: int, batch: int, *, period: tuple[int, int], seed: int = 0) -> Sampler:
-        """Random words that repeat; each copy is written in a language drawn at random."""
+        """Random words that repeat; each copy is written in a language drawn at random.
+
+        Rows have `n_ctx` tokens, `batch` of them a step; `period` is the range of the repeats' length. Step and
+        `seed` decide all.
+        """
         low, high = period
 
         def sample(step: int) -> Int[Tensor, "batch pos"]:
@@ -212,6 +229,13 @@ class Facts:
     """What 24 countries have as capital, language and currency: 72 facts, each said in two ways with seven words.
 
     A sentence is six words of prompt and the answer, so that the two ways, and all prompts, have the same length.
+
+    Args:
+        held_out: how many sentences are never trained on; each says a fact that the other template may say in
+            training.
+        seed: of the choice of these.
+        relations: what is asked about a country.
+        templates: the two ways to say it, with {relation} and {country}.
     """
 
     held_out: int = (
@@ -268,6 +292,7 @@ class Facts:
         """Prompts that differ in one word; every pair stands there both ways round.
 
         change "fact": another country, the same relation. change "relation": the same country, another relation.
+        `template` is 0 or 1, the way it is said.
         """
         countries, asked = list(self.table), self.relations
         across = dict(zip(countries, countries[12:] + countries[:12]))

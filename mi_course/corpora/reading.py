@@ -52,7 +52,8 @@ def printable(name: str) -> str:
 def read_folder(folder: str | Path, suffixes: Iterable[str] | None = None) -> tuple[dict[str, str], Notes]:
     """Name → text of every readable text file below a folder, and what was left out or read in another encoding.
 
-    Binary files and folders that begin with a dot (`.git`, `.ipynb_checkpoints`, `.venv`) are left out.
+    Binary files and folders that begin with a dot (`.git`, `.ipynb_checkpoints`, `.venv`) are left out. With
+    `suffixes`, such as [".py"], only files that end so are read.
     """
     root = Path(folder)
     if not root.is_dir():

@@ -34,7 +34,10 @@ WORDS = (
 
 
 def pseudo_words(rng: random.Random, letters: str, length: int) -> str:
-    """Words of 2 to 7 letters; the letters follow Zipf's law, as those of real languages nearly do."""
+    """Words of 2 to 7 letters; the `letters` follow Zipf's law, in their order, as those of real languages nearly do.
+
+    `rng` draws them; the text has at most `length` characters.
+    """
     weights = [1 / rank for rank in range(1, len(letters) + 1)]
     words = []
     while sum(map(len, words)) + len(words) < length:
@@ -43,7 +46,10 @@ def pseudo_words(rng: random.Random, letters: str, length: int) -> str:
 
 
 def tags(rng: random.Random, length: int) -> str:
-    """Table rows: <tr> <td> word </td> … </tr>, a cycle of four kinds of tags."""
+    """Table rows: <tr> <td> word </td> … </tr>, a cycle of four kinds of tags.
+
+    `rng` draws the words; the text has `length` characters or a row more.
+    """
     text = ""
     while len(text) < length:
         cells = "".join(f"<td>{rng.choice(WORDS)}</td>" for _ in range(rng.randint(1, 3)))
@@ -52,7 +58,10 @@ def tags(rng: random.Random, length: int) -> str:
 
 
 def caps_names(rng: random.Random, length: int) -> str:
-    """Names such as MAX_ITEM_COUNT, side by side."""
+    """Names such as MAX_ITEM_COUNT, side by side.
+
+    `rng` draws the words; the text has `length` characters or a name more.
+    """
     text = ""
     while len(text) < length:
         text += "_".join(rng.choice(WORDS).upper() for _ in range(rng.randint(2, 4))) + " "
@@ -60,13 +69,13 @@ def caps_names(rng: random.Random, length: int) -> str:
 
 
 def base64_of_letters(rng: random.Random, length: int) -> str:
-    """Base64 of lower-case words."""
+    """Base64 of lower-case words that `rng` draws, `length` characters at most."""
     raw = pseudo_words(rng, "etaoinshrdlucmfwypvbgkjqxz", length)
     return base64.b64encode(raw.encode())[:length].decode()
 
 
 def base64_of_digits(rng: random.Random, length: int) -> str:
-    """Base64 of digits: the same alphabet, other letters of it (MTIzNDU…)."""
+    """Base64 of `length` digits that `rng` draws: the same alphabet, other letters of it (MTIzNDU…)."""
     raw = "".join(rng.choices("0123456789", k=length))
     return base64.b64encode(raw.encode())[:length].decode()
 
@@ -92,23 +101,27 @@ PER_LINE = 0.0021
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ScriptCorpus(Corpus):
-    """A corpus that knows the script of each token: −1 for the library's own text, else an index of SCRIPTS."""
+    """A corpus that knows the script of each token: −1 for the library's own text, else an index of SCRIPTS.
+
+    `train_script` and `held_out_script` hold it for the two streams; the other arguments are those of `Corpus`:
+    `name`, `tokenizer`, `train`, `held_out`, `n_files`, `n_bytes`, `fingerprint`, `end`, `notes`.
+    """
 
     train_script: Int[Tensor, "train"] | None = None
     held_out_script: Int[Tensor, "held"] | None = None
 
     def script(self, split: str) -> Int[Tensor, "tokens"]:
-        """The script of every token of `train` or `held_out`."""
+        """The script of every token of a `split`, "train" or "held_out"."""
         self.stream(split)  # an unknown split gets its sentence
         return self.train_script if split == "train" else self.held_out_script
 
     def proxy(self, split: str, *names: str) -> Bool[Tensor, "tokens"]:
-        """Which tokens are in one of the named scripts; "base64" stands for both kinds."""
+        """Which tokens of a `split` are in one of the scripts `names`; "base64" stands for both kinds."""
         return in_scripts(self.script(split), *names)
 
 
 def in_scripts(script: Int[Tensor, "*shape"], *names: str) -> Bool[Tensor, "*shape"]:
-    """Which entries are one of the named scripts; "base64" stands for both kinds of it."""
+    """Which entries of `script` are one of the scripts `names`; "base64" stands for both kinds of it."""
     wanted = [name for name in SCRIPTS for asked in names if name == asked or name.startswith(f"{asked} of")]
     for asked in names:
         if not any(name == asked or name.startswith(f"{asked} of") for name in SCRIPTS):
@@ -117,7 +130,10 @@ def in_scripts(script: Int[Tensor, "*shape"], *names: str) -> Bool[Tensor, "*sha
 
 
 def plant(name: str, text: str, seed: int = 0) -> tuple[str, list[tuple[int, int, int]]]:
-    """The text with strings planted between its lines, and (start, end, script) of each, in characters."""
+    """The text with strings planted between its lines, and (start, end, script) of each, in characters.
+
+    `name` is that of the file; with `seed` it decides what is planted where.
+    """
     rng = random.Random(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big"))
     pieces, spans, at = [], [], 0
     for line in text.splitlines(keepends=True):
@@ -139,7 +155,11 @@ def plant(name: str, text: str, seed: int = 0) -> tuple[str, list[tuple[int, int
 
 
 def labelled(encoding, spans: list[tuple[int, int, int]]) -> Int[Tensor, "tokens"]:
-    """The script of each token: that of the string it overlaps, −1 outside."""
+    """The script of each token: that of the string it overlaps, −1 outside.
+
+    `encoding` is what a tokenizer makes of one text; `spans` are (start, end, script) of the planted strings, in
+    characters.
+    """
     ends = torch.tensor([end for _, end in encoding.offsets])
     starts = torch.tensor([start for start, _ in encoding.offsets])
     script = torch.full((len(starts),), -1, dtype=torch.int8)
@@ -155,13 +175,16 @@ def labelled(encoding, spans: list[tuple[int, int, int]]) -> Int[Tensor, "tokens
 
 @lru_cache(maxsize=1)
 def script_text(vocab: int = 1024, seed: int = 0) -> ScriptCorpus:
-    """The standard library with its planted scripts, in the shipped vocabulary of 1024."""
+    """The standard library with its planted scripts, in the shipped vocabulary of `vocab` = 1024 tokens; `seed` plants."""
     texts = {name: plant(name, text, seed) for name, text in standard_library().items() if text.strip()}
     return labelled_corpus(texts, shipped_tokenizer(f"scripts-{vocab}"))
 
 
 def labelled_corpus(texts: dict[str, tuple[str, list]], tokenizer: Tokenizer) -> ScriptCorpus:
-    """Both token streams with the script of every token; files are separated by token 0."""
+    """Both token streams with the script of every token; files are separated by token 0.
+
+    `texts` are name → (text, spans), as `plant` gives them; `tokenizer` cuts them into tokens.
+    """
     streams, labels, sizes, counts = [], [], [], []
     for held in (False, True):
         part = [pair for name, pair in texts.items() if is_held_out(name) == held]

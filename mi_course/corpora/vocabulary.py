@@ -58,7 +58,10 @@ def shipped_tokenizer(name: str) -> Tokenizer:
 
 
 def handed_in(given: Any, end: str | None = None) -> tuple[Tokenizer, int]:
-    """A tokenizer of `tokenizers` or `transformers`, a copy that neither pads nor cuts, and its end-of-text id."""
+    """A tokenizer of `tokenizers` or `transformers`, a copy that neither pads nor cuts, and its end-of-text id.
+
+    `given` is such a tokenizer; `end` is the name of its end-of-text token, which is looked for if left out.
+    """
     inner = getattr(given, "backend_tokenizer", given)
     if not isinstance(inner, Tokenizer):
         raise CourseError(
@@ -116,6 +119,8 @@ def altered_letters(tokenizer: Tokenizer, found: Counter) -> Notes:
 
 def joined(tokenizer: Tokenizer, texts: list[str], end: int = 0) -> Int[Tensor, "tokens"]:
     """Token ids of the texts, one after the other, the end-of-text token behind each and nowhere else.
+
+    `tokenizer` encodes the `texts`; `end` is the id of the end-of-text token.
 
     A special token's name inside a text is text: it is spelt out.
     """

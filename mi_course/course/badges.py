@@ -16,6 +16,7 @@ NAME = r"[\w.-]+/[\w.-]+"  # OWNER/REPO
 BADGE = re.compile(
     rf"https://colab\.research\.google\.com/github/{NAME}/blob/[\w./-]+?/notebooks/((?:student/)?[\w-]+\.ipynb)"
 )
+PAINTED = re.compile(r"\[!\[[^\]]*\]\(https://colab[^)]*\)\](?=\()")
 INSTALL = re.compile(rf"mi_course ?@ ?git\+https://github\.com/{NAME}@[\w./-]+")
 FETCH = "    !{{sys.executable}} -m mi_course fetch {}\n"  # real models
 FETCHES = re.compile(r" {4}!\{sys\.executable\} -m mi_course fetch .*\n")
@@ -93,7 +94,8 @@ def rewritten(text: str, name: str, place: dict[str, str]) -> str:
     notebook = name.removeprefix("notebooks/") if name.endswith(".ipynb") else ""
     text = BADGE.sub(lambda found: f"{colab}/{notebook or found[1]}", text)
     text = INSTALL.sub(f"mi_course@git+https://github.com/{github}@{place['branch']}", text)
-    if notebook:
+    if notebook:  # in words: a picture would be fetched from elsewhere
+        text = PAINTED.sub("[Open in Colab]", text)
         return nbformat.writes(notebooks.tidy(fetching(nbformat.reads(text, as_version=4)))) + "\n"
     for pattern, address in ELSEWHERE:
         text = re.sub(pattern, address.format(**place), text)
@@ -160,6 +162,7 @@ def table(colab: str) -> str:
         nb = nbformat.read(path, as_version=4)
         title = notebooks.title_of(nb, path.stem)
         question, measured = notebooks.question_of(nb), notebooks.measured_of(nb)
-        badge = f"[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/{path.name})"
+        copy = "student/" if (path.parent / "student" / path.name).exists() else ""  # where a learner starts
+        badge = f"[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/{copy}{path.name})"
         lines.append(f"| [{title}](notebooks/{path.name}) | {question} | {measured} | {badge} |")
     return "\n".join(lines) + "\n"

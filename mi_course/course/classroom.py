@@ -105,6 +105,7 @@ CONFIG = """\
 c = get_config()  # noqa: F821
 c.CourseDirectory.course_id = "mi_course"
 c.Execute.timeout = 300  # seconds a cell may take; one that takes longer is stopped, and the others still count
+c.GenerateFeedback.exporter_class = "mi_course.course.feedback.Page"  # exercises by name, formulas offline
 """
 
 
@@ -148,8 +149,18 @@ def student_copy(nb: nbformat.NotebookNode, stem: str = "", seed: int | None = N
     for cell in nb.cells:
         if cell.cell_type == "code":
             cell.source = cleared(cell.source)
-    nb = notebooks.tidy(without_outputs(nb))
+    nb = unfolded(notebooks.tidy(without_outputs(nb)))
     nb.metadata["mi_course"] = {"made": print_of(nb)}
+    return nb
+
+
+def unfolded(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """`nb` with the cells that learners write in open; in the notebooks with solutions they are folded."""
+    for cell in nb.cells:
+        if cell.cell_type == "code" and (
+            "raise NotImplementedError()" in cell.source or "### BEGIN SOLUTION" in cell.source
+        ):
+            cell.metadata.pop("jupyter", None)
     return nb
 
 
@@ -193,14 +204,17 @@ def edited(copy: Path) -> str:
 
 def assignment(nb: nbformat.NotebookNode, stem: str, seed: int | None = None) -> nbformat.NotebookNode:
     """`nb`, solutions and all, as nbgrader's source: answers and checks are marked, a check is worth its stars."""
-    nb = opened(parted(nb), stem, seed)
+    nb, titles = opened(parted(nb), stem, seed), {}
     for answer, check in pairs(nb):
         exercise = stated(stem, nb, answer, check)
+        titles[f"{exercise.name}-check"] = exercise.title
         nb.cells[answer].metadata.nbgrader = graded(exercise.name, solution=True)
         nb.cells[check].metadata.nbgrader = graded(
             f"{exercise.name}-check", grade=True, locked=True, points=exercise.stars
         )
-    return notebooks.tidy(without_outputs(nb))
+    nb = unfolded(notebooks.tidy(without_outputs(nb)))
+    nb.metadata["mi_course"] = {"exercises": titles}  # for feedback.Page
+    return nb
 
 
 def graded(grade_id: str, **what) -> dict:

@@ -97,13 +97,15 @@ KEPT_METADATA = ("mi_course",)  # what a student copy was when it was made
 
 
 def tidy(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The same notebook without anything that changes by itself: ids follow from the sources."""
+    """The same notebook without anything that changes by itself: ids follow from the sources. Solutions are folded."""
     seen: dict[str, int] = {}
     for cell in nb.cells:
         digest = hashlib.sha1(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
         seen[digest] = seen.get(digest, 0) + 1
         cell["id"] = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
         cell.metadata = {key: cell.metadata[key] for key in KEPT_CELL_METADATA if key in cell.metadata}
+        if cell.cell_type == "code" and "### BEGIN SOLUTION" in cell.source:
+            cell.metadata["jupyter"] = {**cell.metadata.get("jupyter", {}), "source_hidden": True}
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     kept = {key: nb.metadata[key] for key in KEPT_METADATA if key in nb.metadata}
     nb.metadata = {"kernelspec": kernel, "language_info": {"name": "python"}, **kept}

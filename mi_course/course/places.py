@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from mi_course.errors import CourseError, nearest
@@ -38,3 +39,12 @@ def _find_one(name: str, stored: dict[str, Path]) -> Path:
 def settings() -> dict:
     """What pyproject.toml says."""
     return tomllib.loads((root() / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def mathjax() -> Path | None:
+    """The one file that draws formulas, MathJax 3.2.2, from the package sphinx-mathjax-offline; None without it."""
+    try:
+        package = distribution("sphinx-mathjax-offline")
+    except PackageNotFoundError:
+        return None
+    return Path(str(package.locate_file("sphinx-mathjax-offline/static/mathjax/tex-svg-full.js")))

@@ -18,7 +18,8 @@ class AttentionClassifier(nn.Module):
     """Words → bidirectional LSTM → additive attention → one logit (the model of Jain & Wallace 2019).
 
     h = BiLSTM(E[words]), α = softmax(v · tanh(W h)), logit = u · Σ α h + b. With `uniform` the weights are equal and
-    not learnt. `attention=` puts other weights in place of the model's own.
+    not learnt. `attention=` puts other weights in place of the model's own. There are `d_vocab` words, and vectors of
+    width `d`, an even number; `seed` draws the first weights.
     """
 
     def __init__(self, d_vocab: int, d: int = 32, *, uniform: bool = False, seed: int = 0):
@@ -32,25 +33,26 @@ class AttentionClassifier(nn.Module):
         self.uniform = uniform
 
     def encode(self, words: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d"]:
-        """What the LSTM says at every word. It has read all the others."""
+        """What the LSTM says at every word of `words`, token ids. It has read all the others."""
         return self.lstm(self.embed(words))[0]
 
     def attend(
         self, h: Float[Tensor, "batch pos d"], words: Int[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch pos"]:
+        """The weight α of each of the `words`, given what the LSTM says of them (`h`); padding gets 0, and they add up to 1."""
         scores = self.v(self.W(h).tanh())[..., 0] * (not self.uniform)
         return scores.masked_fill(words == PAD, -math.inf).softmax(-1)
 
     def read(
         self, h: Float[Tensor, "batch pos d"], attention: Float[Tensor, "batch pos"]
     ) -> Float[Tensor, "batch"]:
-        """The logit, given what the words say and how much each is looked at."""
+        """The logit, given what the words say (`h`) and how much each is looked at (`attention`, which adds up to 1)."""
         return self.u((attention[..., None] * h).sum(1))[:, 0]
 
     def forward(
         self, words: Int[Tensor, "batch pos"], attention: Float[Tensor, "batch pos"] | None = None
     ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch pos"]]:
-        """(logits, attention)."""
+        """(logits, attention) for `words`, token ids; `attention` puts other weights in place of the model's own."""
         h = self.encode(words)
         attention = self.attend(h, words) if attention is None else attention
         return self.read(h, attention), attention
@@ -59,7 +61,8 @@ class AttentionClassifier(nn.Module):
 class GuidedWords(nn.Module):
     """The diagnostic of Wiegreffe & Pinter (2019): words read one by one, weighted by somebody else's attention.
 
-    logit = u · Σ α tanh(W E[words]): it cannot see context, so what it knows of it must be in the weights α.
+    logit = u · Σ α tanh(W E[words]): it cannot see context, so what it knows of it must be in the weights α. There
+    are `d_vocab` words, and vectors of width `d`; `seed` draws the first weights.
     """
 
     def __init__(self, d_vocab: int, d: int = 32, *, seed: int = 0):
@@ -71,12 +74,16 @@ class GuidedWords(nn.Module):
     def forward(
         self, words: Int[Tensor, "batch pos"], attention: Float[Tensor, "batch pos"]
     ) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch pos"]]:
+        """(logits, attention) for `words`, token ids, weighted by an `attention` that adds up to 1 in each row."""
         said = self.W(self.embed(words)).tanh()
         return self.u((attention[..., None] * said).sum(1))[:, 0], attention
 
 
 def jensen_shannon(p: Float[Tensor, "*batch pos"], q: Float[Tensor, "*batch pos"]) -> Float[Tensor, "*batch"]:
-    """Jensen–Shannon divergence in nats: 0 for equal weights, ln 2 ≈ 0.69 where nothing is shared."""
+    """Jensen–Shannon divergence in nats: 0 for equal weights, ln 2 ≈ 0.69 where nothing is shared.
+
+    `p` and `q` are weights that add up to 1 along the last axis.
+    """
     middle = (p + q) / 2
     relative = lambda a: torch.special.xlogy(a, a / middle.clamp_min(1e-30)).sum(-1)
     return (relative(p) + relative(q)) / 2
@@ -86,7 +93,10 @@ def jensen_shannon(p: Float[Tensor, "*batch pos"], q: Float[Tensor, "*batch pos"
 def leave_one_out(
     model: AttentionClassifier, words: Int[Tensor, "batch pos"], by: str = "unknown"
 ) -> Float[Tensor, "batch pos"]:
-    """Change of the logit when each word alone is gone: made unknown, or deleted (later words move up)."""
+    """Change of the logit of `model` when each of the `words` alone is gone.
+
+    By "unknown" a word is made unknown; `by="deleting"` takes it out, and later words move up.
+    """
     if by not in ("unknown", "deleting"):
         raise CourseError(f"by={by!r} is not one of unknown and deleting.")
     whole, gone = model(words)[0], []
@@ -103,7 +113,7 @@ def leave_one_out(
 def logit_gradients(
     model: AttentionClassifier, words: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos"]:
-    """Gradient × input of every word's embedding."""
+    """Gradient × input of the embedding of each of the `words`, for the logit of `model`."""
     with torch.enable_grad():
         x = model.embed(words).detach().requires_grad_(True)
         h = model.lstm(x)[0]
@@ -115,10 +125,11 @@ def logit_gradients(
 def adversarial_attention(
     model: AttentionClassifier, words: Int[Tensor, "batch pos"]
 ) -> Float[Tensor, "batch pos"]:
-    """Other weights for each input that give exactly the same logit, the farthest that rest on two words.
+    """Other weights for each of the `words` that give exactly the same logit, the farthest that rest on two words.
 
     The logit sees attention only through a mean, Σ α_i s_i, of what the words say alone. Any mean can be made of one
     word below it and one above: (1 − t) s_i + t s_j. Of all such pairs the one of largest JSD from α is taken.
+    `model` has attention of its own, α.
     """
     n, (logit, own) = words.shape[1], model(words)
     alone = torch.stack([model(words, one.expand_as(words))[0] for one in torch.eye(n)], dim=1)  # batch pos
@@ -140,6 +151,8 @@ class PooledReaders(nn.Module):
     """Several small attention networks at once, each to be trained on another function of binary features.
 
     Every feature is a token with an embedding for its value; one learnt query pools them, an MLP reads the pool.
+    There are `n_networks` of `n_features` each; `d` is the width of an embedding, `d_mlp` the number of hidden
+    neurons; `seed` draws the first weights.
     """
 
     def __init__(self, n_networks: int, n_features: int, d: int = 32, d_mlp: int = 64, *, seed: int = 0):
@@ -155,7 +168,7 @@ class PooledReaders(nn.Module):
     def forward(
         self, bits: Float[Tensor, "network batch feature"]
     ) -> tuple[Float[Tensor, "network batch"], Float[Tensor, "network batch feature"]]:
-        """(outputs, attention)."""
+        """(outputs, attention) for `bits`: features off (0) or on (1)."""
         off, on = self.tokens.unbind(2)  # network feature d
         x = torch.where(bits[..., None] > 0.5, on[:, None], off[:, None])
         attention = torch.einsum("nbfd,nd->nbf", x, self.query).softmax(-1)

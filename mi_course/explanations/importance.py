@@ -17,7 +17,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # outputs [row], targets [row] → lo
 
 
 class Importance(NamedTuple):
-    """Mean rise of the loss, and its standard error over rows."""
+    """Mean `rise` of the loss when a feature is shuffled, and its standard error over rows, `se`."""
 
     rise: Float[Tensor, "feature"]
     se: Float[Tensor, "feature"]
@@ -42,7 +42,9 @@ def permutation_importance(
     On held-out rows it asks what the model uses that is true; on training rows it also credits what it has learnt by
     heart. The standard error is over rows, of each row's rise averaged over the shuffles. A copy of a column halves
     it or worse, for the other one stays as it was. With the squared error and y the model's own output, an additive
-    feature of variance V scores 2 V. `columns` are those asked for, in this order; all if left out.
+    feature of variance V scores 2 V. `columns` are those asked for, in this order; all if left out. `X` holds a row
+    of features for each target in `y`; `loss` (output, target) gives one number a row; each column is shuffled in
+    `repeats` orders, drawn by `seed`.
     """
     X, y = numbers("X", X, 2), numbers("y", y, 1)
     if len(y) != len(X):

@@ -25,7 +25,11 @@ FOLLOWS = 0.9  # how often the copy, which is not read, equals the additive feat
 
 @dataclass(frozen=True)
 class Mechanism:
-    """A function g of some features, with values 0 … 1, that the network adds with a weight."""
+    """A function g of some features, with values 0 … 1, that the network adds with a weight.
+
+    Its `kind` is one of KINDS ("twins" always carry the same value, and half of the weight is read from each),
+    `features` are the indices of those it reads, and `weight` is 0 for what is not read.
+    """
 
     kind: str  # one of KINDS; "twins" always carry the same value, and half of the weight is read from each
     features: tuple[int, ...]
@@ -45,7 +49,7 @@ class Mechanism:
         }[self.kind]  # fmt: skip
 
     def g(self, on: Float[Tensor, "*rows feature"]) -> Float[Tensor, "*rows"]:
-        """The mechanism's value for its own features."""
+        """The mechanism's value for its own features, 0 or 1 each in `on`."""
         s = on.sum(-1)
         return sum((factor * (s - threshold).relu() for threshold, factor in self.units), 0 * s)
 
@@ -93,10 +97,14 @@ class PlantedNetwork:
         return (rows @ W_in + b_in).relu() @ w_out
 
     def of_kind(self, kind: str) -> Mechanism:
+        """The network's mechanism of that `kind`."""
         return next(m for m in self.mechanisms if m.kind == kind)
 
     def data(self, n: int, seed: int = 0) -> Float[Tensor, "row feature"]:
-        """Fair coins; twins are one coin, and the copy follows the additive feature nine times in ten."""
+        """Fair coins, tossed by `seed`; twins are one coin, and the copy follows the additive feature nine times in ten.
+
+        `n` is how many rows.
+        """
         rng = generator(seed, 16)
         on = torch.rand(n, len(self.instance), generator=rng) < 0.5
         first, *others = self.of_kind("twins").features
@@ -118,8 +126,9 @@ class PlantedNetwork:
     def truth(self, what: str = "credit") -> Float[Tensor, "feature"]:
         """What each feature deserves, known from the mechanisms alone.
 
-        "credit": a mechanism contributes c (g(x) − mean g) to f(x) − mean f, and its features, which it treats alike
-        and which are all on, have equal parts. "variance": the same with c² Var g, for a statement about the data.
+        `what="credit"`: a mechanism contributes c (g(x) − mean g) to f(x) − mean f, and its features, which it treats
+        alike and which are all on, have equal parts. "variance": the same with c² Var g, for a statement about the
+        data.
         """
         if what not in ("credit", "variance"):
             raise CourseError(f"There is no truth {what!r}.{nearest(what, ('credit', 'variance'))}")
@@ -136,7 +145,7 @@ class PlantedNetwork:
 def random_network(seed: int = 0) -> PlantedNetwork:
     """One mechanism of every kind over twelve features: weights of size 1 … 2 and either sign, features shuffled.
 
-    The AND is over two or three; then two features or one are unused.
+    The AND is over two or three; then two features or one are unused. `seed` draws all of it.
     """
     rng = generator(seed, 17)
     both = 2 + int(torch.randint(2, (), generator=rng))
@@ -160,9 +169,10 @@ def grades(
     """Mechanism → right, partly or wrong, for the credits that an explanation gives.
 
     A feature that is read: right within a quarter of what it deserves, partly with the right sign and between 0.4 and
-    2.5 times. One that is not read: right below a tenth of what a read feature deserves on average, partly below three
-    tenths. A mechanism is as good as its worst feature. `shares` compares sizes divided by their sum, for explanations
-    without a unit. The rule was fixed before the first run.
+    2.5 times. One that is not read: right below a tenth of what a read feature deserves on average, partly below
+    three tenths. A mechanism is as good as its worst feature. `shares` compares sizes divided by their sum, for
+    explanations without a unit. The rule was fixed before the first run. `given` are the explanation's credits for
+    `network`, and `what` is the truth they are held against, see `PlantedNetwork.truth`.
     """
     deserved, given = network.truth(what), given.double()
     if shares:
@@ -181,7 +191,8 @@ def patched_inputs(
     """(noising, denoising) effects of every input patched alone, means over the corrupted rows.
 
     Noising puts one feature of a corrupted row into the clean one and counts what is lost; denoising puts the clean
-    feature into the corrupted row and counts what is gained (notebook 06).
+    feature into the corrupted row and counts what is gained (notebook 06). `network` takes rows of features, such as
+    `clean`, the one row that is explained, and the rows of `corrupted`.
     """
     one = torch.eye(len(clean)).bool()[:, None]  # feature row feature
     noised = torch.where(one, corrupted, clean).flatten(0, 1)
@@ -194,7 +205,8 @@ def how(noising: Float[Tensor, "feature"], denoising: Float[Tensor, "feature"]) 
     """What each feature takes part in, read off its two effects: adds, and, or, xor, nothing.
 
     With fair coins the effects of an addend are equal; an AND loses more than it gains, an OR gains what it does not
-    lose, and an XOR only loses. The thresholds lie between the exact ratios 1, ½ and ¼, ∞, and 0.
+    lose, and an XOR only loses. The thresholds lie between the exact ratios 1, ½ and ¼, ∞, and 0. `noising` and
+    `denoising` are those of `patched_inputs`.
     """
     least = 0.05 * torch.cat([noising.abs(), denoising.abs()]).max()
     found = []
@@ -206,7 +218,10 @@ def how(noising: Float[Tensor, "feature"], denoising: Float[Tensor, "feature"]) 
 
 
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95% interval for a share: honest also at 0 and at n of n."""
+    """Wilson's 95% interval for the share of `successes` among `n`: honest also at 0 and at n of n.
+
+    It reaches `z` standard errors to either side; 1.96 makes it 95%.
+    """
     p = successes / n
     middle, reach = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     low, high = (middle - reach) / (1 + z**2 / n), (middle + reach) / (1 + z**2 / n)

@@ -22,7 +22,7 @@ ROWS = 1 << 13  # rows that the model reads at once: more leave the cache
 
 
 class Estimate(NamedTuple):
-    """Values from a sample, and how far they may be off."""
+    """`values` from a sample, and how far they may be off: `se`, the standard error over permutations."""
 
     values: Float[Tensor, "feature"]
     se: Float[Tensor, "feature"]  # standard error over permutations
@@ -117,7 +117,11 @@ def shapley_of(v: Float[Tensor, "*instance coalition"]) -> Float[Tensor, "*insta
 def exact_shapley(
     model: Model, x: Float[Tensor, "*instance feature"], background: Float[Tensor, "row width"]
 ) -> Float[Tensor, "*instance feature"]:
-    """Shapley values over all coalitions of one prediction, or of many together: 2ⁿ × background rows for each."""
+    """Shapley values over all coalitions of one prediction, or of many together: 2ⁿ × background rows for each.
+
+    `model` takes rows of inputs, `x` holds the features of what is explained, and `background` rows stand in for
+    those that are absent.
+    """
     return shapley_of(coalition_values(model, x, background))
 
 
@@ -131,8 +135,10 @@ def sampled_shapley(
 ) -> Estimate:
     """The mean over random orders of what each feature adds when it comes in (Štrumbelj & Kononenko 2014).
 
-    Every order adds up to v(all) − v(none) by itself, so the sum is exact and only its division is estimated.
-    A coalition that several orders pass through is run once.
+    Every order adds up to v(all) − v(none) by itself, so the sum is exact and only its division is estimated. A
+    coalition that several orders pass through is run once. `model` takes rows of inputs, `x` holds the features of
+    what is explained, and `background` rows stand in for those that are absent; `permutations` orders are drawn by
+    `seed`.
     """
     x, background = instance_and_background(x, background)
     if permutations < 2:

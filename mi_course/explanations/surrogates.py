@@ -16,7 +16,11 @@ AROUND = ("gaussian", "switch")
 
 
 class Surrogate(NamedTuple):
-    """A linear model that stands in for another one near a point."""
+    """A linear model that stands in for another one near a point.
+
+    Output ≈ `intercept` + `coefficients` · features. `r_squared` is weighted, on the draws that it was fitted to;
+    `effective` = (Σw)² / Σw² of these draws the fit is worth.
+    """
 
     coefficients: Float[Tensor, "feature"]
     intercept: Float[Tensor, ""]
@@ -25,7 +29,10 @@ class Surrogate(NamedTuple):
 
 
 def kernel(distance_squared: Float[Tensor, "draw"], width: float | int) -> Float[Tensor, "draw"]:
-    """exp(−D² / width²): 1 at the instance, e⁻¹ at one width."""
+    """exp(−D² / width²): 1 at the instance, e⁻¹ at one width.
+
+    `distance_squared` is D², in the units of `width`.
+    """
     if width <= 0:
         raise CourseError(f"width={width}: a kernel's width is above zero.")
     return (-distance_squared / width**2).exp()
@@ -96,7 +103,9 @@ def lime(
 
     Distances are Euclidean in what the surrogate reads; `width` is 0.75 √n if left out, as in the authors' code. A
     narrow kernel makes the surrogate faithful and leaves few draws to fit it (`effective`); a wide one the reverse.
-    Smaller steps than the authors' (`step`, in standard deviations) save a narrow kernel from throwing draws away. A constant feature gets 0.
+    Smaller steps than the authors' (`step`, in standard deviations) save a narrow kernel from throwing draws away. A
+    constant feature gets 0. `model` takes rows of inputs, and `background` rows give the features' means and spreads;
+    `draws` are made with `seed`, and `ridge` is the penalty on squared coefficients.
     """
     x, background = instance_and_background(x, background)
     width = 0.75 * len(x) ** 0.5 if width is None else width
@@ -116,6 +125,6 @@ def lime(
 
 
 def rank_of_change(one: Float[Tensor, "feature"], other: Float[Tensor, "feature"], top: int = 3) -> bool:
-    """Whether another `top` come first, in size, or one of them has changed its sign."""
+    """Whether between the credits `one` and `other` another `top` come first, in size, or one of them has changed its sign."""
     first, second = (set(c.abs().topk(top).indices.tolist()) for c in (one, other))
     return first != second or any(float(one[j] * other[j]) < 0 for j in first)

@@ -19,8 +19,8 @@ def distinct_repeats(
 ) -> Int[Tensor, "batch pos"]:
     """A start token, then `period` different random tokens, written `copies` times: 1 + copies · period positions.
 
-    Different, since a token that occurs twice in one copy has two successors, and no reader of single tokens can
-    tell which one is due.
+    Different, since a token that occurs twice in one copy has two successors, and no reader of single tokens can tell
+    which one is due. There are `batch` rows, drawn by `seed` from a vocabulary of `d_vocab`, more than `period`.
     """
     if not 1 <= period < d_vocab:
         raise CourseError(
@@ -32,7 +32,10 @@ def distinct_repeats(
 
 
 def blank(**shape) -> TinyTransformer:
-    """A `TinyTransformer` with every weight zero and no gradients, to be filled in by hand."""
+    """A `TinyTransformer` with every weight zero and no gradients, to be filled in by hand.
+
+    `shape` are the fields of `TinyConfig`, such as n_layers=2.
+    """
     model = TinyTransformer(TinyConfig(**shape)).requires_grad_(False)
     for weight in model.parameters():
         weight.zero_()
@@ -51,9 +54,10 @@ def k_composition_circuit(
     """An induction head by K-composition, weights set by hand (Elhage et al. 2021, exercise 3).
 
     Stream: token | previous token | position | guess, a one-hot block each. Head 0.0 looks one position back and
-    writes the token it finds into the block *previous*. Head 1.0 looks for keys whose previous token is the
-    present token, and copies the token it attends to into *guess*. `sharpness` is the score of a match in nats;
-    no match means resting on the start token, which says nothing. Derived in notebook 03.
+    writes the token it finds into the block *previous*. Head 1.0 looks for keys whose previous token is the present
+    token, and copies the token it attends to into *guess*. `sharpness` is the score of a match in nats; no match
+    means resting on the start token, which says nothing. There are `d_vocab` tokens and at most `n_ctx` positions;
+    `volume` is the logit that the guess gets. Derived in notebook 03.
     """
     V, P = d_vocab, n_ctx
     token, previous, position, guess = stretches(V, V, P, V)
@@ -82,9 +86,10 @@ def q_composition_circuit(
 ) -> TinyTransformer:
     """An induction head by Q-composition, or pointer arithmetic (Elhage et al. 2021, exercise 2).
 
-    Stream: token | position | pointer | guess. Head 0.0 looks for the earlier same token (not for itself) and
-    writes that token's *position* into the block *pointer*. Head 1.0 asks for the position after the one pointed
-    to, and copies the token there. Position must stand in the stream, where W_V can read it.
+    Stream: token | position | pointer | guess. Head 0.0 looks for the earlier same token (not for itself) and writes
+    that token's *position* into the block *pointer*. Head 1.0 asks for the position after the one pointed to, and
+    copies the token there. Position must stand in the stream, where W_V can read it. There are `d_vocab` tokens and
+    at most `n_ctx` positions; `sharpness` is the score of a match in nats, `volume` the logit that the guess gets.
     Derived in notebook 03.
     """
     V, P = d_vocab, n_ctx
@@ -114,7 +119,11 @@ def q_composition_circuit(
 
 
 def copy_and_rest(model, head, token: slice, guess: slice, score: float, volume: float) -> None:
-    """The second half of both circuits: copy the attended token into *guess*, which the logits are read from."""
+    """The second half of both circuits: copy the attended token into *guess*, which the logits are read from.
+
+    `head` is the attention of the second layer of `model`; `token` and `guess` are stretches of the stream; `score`
+    is what a match gets before the division by √d_head, `volume` the logit that the guess gets.
+    """
     n = token.stop - token.start
     head.W_V[0, token, :n] = torch.eye(n)
     head.W_V[0, token.start + START, START] = 0  # resting on the start says nothing
@@ -124,7 +133,11 @@ def copy_and_rest(model, head, token: slice, guess: slice, score: float, volume:
 
 
 def rest_on_start(head, token: slice, score: float) -> None:
-    """Every token asks, on a channel of its own, for the start token, a little."""
+    """Every token asks, on a channel of its own, for the start token, a little.
+
+    `head` is an attention layer of one head, `token` the stretch of the stream that holds the token, `score` what a
+    query brings; the start token's key brings REST.
+    """
     head.W_Q[0, token, -1] = score
     head.W_K[0, token.start + START, -1] = REST
 
@@ -132,9 +145,10 @@ def rest_on_start(head, token: slice, score: float) -> None:
 def two_back_circuit(n_ctx: int = 16, *, sharpness: float = 100.0, volume: float = 5.0) -> TinyTransformer:
     """Two previous-token heads in a row, which together look two back (Elhage et al. 2021, exercise 1).
 
-    Stream of 16, heads of 4: four numbers ±1 that spell one of 16 tokens | one back | two back | position as a
-    point on a circle, and two to spare. Both heads turn the circle by one step; the second one reads what the
-    first has written, through V. Derived in notebook 03.
+    Stream of 16, heads of 4: four numbers ±1 that spell one of 16 tokens | one back | two back | position as a point
+    on a circle, and two to spare. Both heads turn the circle by one step; the second one reads what the first has
+    written, through V. `n_ctx` positions make a full circle; `sharpness` is how many nats the previous position
+    scores above the others, `volume` the size of the logits. Derived in notebook 03.
     """
     token, one_back, two_back, position = stretches(4, 4, 4, 2)
     model = blank(

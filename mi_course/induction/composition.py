@@ -18,10 +18,10 @@ from mi_course.models import TinyConfig, TinyTransformer
 def cut_composition(
     model: TinyTransformer, tokens: Int[Tensor, "batch pos"], letter: str
 ) -> Float[Tensor, "batch pos d_vocab"]:
-    """Logits when the second layer's Q, K or V no longer sees what the first layer wrote.
+    """Logits on `tokens` when the second layer's `letter` (Q, K or V) no longer sees what the first layer wrote.
 
-    One of three paths between the layers is cut, and the two others stay: a circuit that lives on K-composition
-    dies with "K" and is untouched by "Q" and "V". Derived in notebook 03.
+    One of three paths between the layers is cut, and the two others stay: a circuit that lives on K-composition dies
+    with "K" and is untouched by "Q" and "V". `model` has two attention-only layers. Derived in notebook 03.
     """
     cfg = model.cfg
     if letter not in ("Q", "K", "V"):
@@ -54,10 +54,11 @@ def composition_scores(
 ) -> dict[str, Float[Tensor, "earlier_head later_head"]]:
     """How much heads of layer `later` read of what heads of layer `earlier` write, through Q, K and V.
 
-    With rows as vectors, head h₁ writes x W_OV¹; the later head reads it as a query through W_QK², as a key
-    through (W_QK²)ᵀ, as a value through W_OV². The score is the `overlap` of the two maps, less that of random
-    heads of the same shapes (Elhage et al. 2021; their figure was later corrected for a transposed product: it
-    is K that needs the transpose, not Q). Derived in notebook 03.
+    With rows as vectors, head h₁ writes x W_OV¹; the later head reads it as a query through W_QK², as a key through
+    (W_QK²)ᵀ, as a value through W_OV². The score is the `overlap` of the two maps, less that of random heads of the
+    same shapes (Elhage et al. 2021; their figure was later corrected for a transposed product: it is K that needs the
+    transpose, not Q). Without `baseline` nothing is taken off; `model` may have any number of layers. Derived in
+    notebook 03.
     """
     model.head(earlier, 0), model.head(later, 0)
     if earlier >= later:
@@ -96,7 +97,10 @@ def known_composition() -> tuple[TinyTransformer, Float[Tensor, "letter earlier_
 
 
 def random_composition_scores(cfg: TinyConfig, n: int = 200, *, seed: int = 0) -> Float[Tensor, "n"]:
-    """The raw score of n pairs of Gaussian heads of this width and stream: the null of `composition_scores`."""
+    """The raw score of n pairs of Gaussian heads, of the width and stream of `cfg`: the null of `composition_scores`.
+
+    `seed` draws them, and they are not trained.
+    """
     shape, draw = (n, cfg.d_model, cfg.d_head), generator(seed)
     heads = zip(*(torch.randn(shape, generator=draw) for _ in range(4)))
     # one pair at a time: n matrices of d_model² numbers would not fit everywhere
@@ -107,11 +111,11 @@ def random_composition_scores(cfg: TinyConfig, n: int = 200, *, seed: int = 0) -
 def copying_scores(model: TinyTransformer, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "layer head"]:
     """How much of what each head says on its own speaks for the tokens it attends to, from −1 to 1.
 
-    A head's direct logits z W_O W_U, less their mean over the vocabulary, through a ReLU, are what it raises.
-    Of what it raises among the tokens of the sequence, the share that falls on the attended token (weighted by
-    attention) is doubled, less 1 (after Olsson et al. 2022, head activation evaluators). 1: it raises the attended
-    tokens alone; −1: never those. A sum over all queries comes before the division, so that a resting head that
-    writes nothing does not count. Derived in notebook 03.
+    A head's direct logits z W_O W_U, less their mean over the vocabulary, through a ReLU, are what it raises. Of what
+    it raises among the tokens of the sequence, the share that falls on the attended token (weighted by attention) is
+    doubled, less 1 (after Olsson et al. 2022, head activation evaluators). 1: it raises the attended tokens alone;
+    −1: never those. A sum over all queries comes before the division, so that a resting head that writes nothing does
+    not count. `tokens` are those that `model` reads. Derived in notebook 03.
     """
     needed = lambda name: name.endswith(("hook_z", "hook_pattern"))
     _, cache = model.run_with_cache(tokens, return_type=None, names_filter=needed)

@@ -21,11 +21,12 @@ def prefix_matching_scores(
 ) -> Float[Tensor, "head"]:
     """How strongly each head attends to what followed this token in its earlier copies.
 
-    On random tokens repeated with a period, the token at `query` was seen at query − period, query − 2·period, …;
-    an induction head looks one past each of them (Olsson et al. 2022, "prefix matching"). The score is the
-    attention to all those places together, averaged over the queries that have an earlier copy: 1 for a perfect
-    induction head, 0 for one that rests on the first token. `offset=0` scores attention to the copies
-    themselves, `offset=-1` to what came before them. Derived in notebook 03.
+    On random tokens repeated with a period, the token at `query` was seen at query − period, query − 2·period, …; an
+    induction head looks one past each of them (Olsson et al. 2022, "prefix matching"). The score is the attention to
+    all those places together, averaged over the queries that have an earlier copy: 1 for a perfect induction head, 0
+    for one that rests on the first token. `offset=0` scores attention to the copies themselves, `offset=-1` to what
+    came before them. `pattern` is one layer's attention on tokens that repeat with this `period`. Derived in notebook
+    03.
     """
     n_ctx = pattern.shape[-1]
     if n_ctx < 2 * period:
@@ -38,14 +39,14 @@ def prefix_matching_scores(
 
 
 def previous_token_scores(pattern: Float[Tensor, "batch head query key"]) -> Float[Tensor, "head"]:
-    """Mean attention to the position just before the query: 1 for a perfect previous-token head."""
+    """Mean attention, in one layer's `pattern`, to the position just before the query: 1 for a perfect previous-token head."""
     return pattern.diagonal(offset=-1, dim1=-2, dim2=-1).mean((0, -1))
 
 
 def patterns(
     model: TinyTransformer, tokens: Int[Tensor, "batch pos"]
 ) -> list[Float[Tensor, "batch head q k"]]:
-    """The attention patterns of every layer, without the rest of the cache."""
+    """The attention patterns of every layer of `model` on `tokens`, without the rest of the cache."""
     _, cache = model.run_with_cache(
         tokens, return_type=None, names_filter=lambda name: name.endswith("hook_pattern")
     )
@@ -58,8 +59,9 @@ def head_scores(
 ) -> dict[str, Float[Tensor, "layer head"]]:
     """Prefix-matching and previous-token scores of every head on uniformly random repeats, and a control.
 
-    Defaults follow the paper's evaluator: 25 random tokens, 4 copies, a mean over 10. The control scores the
-    same offsets on random tokens that do not repeat.
+    `period` tokens stand there `copies` times, in `batch` rows drawn by `seed`. Defaults follow the paper's
+    evaluator: 25 random tokens, 4 copies, a mean over 10. The control scores the same offsets on random tokens that
+    do not repeat. `model` may have any number of layers; keys: prefix, previous, control.
     """
     tokens = repeated_tokens(model.cfg.d_vocab, batch, period, copies, seed=seed)
     never = repeated_tokens(model.cfg.d_vocab, batch, period * copies, 1, seed=seed + 1)
@@ -75,7 +77,10 @@ def head_scores(
 def losses_by_position(
     model: TinyTransformer, windows: Int[Tensor, "window pos"], batch: int = 8
 ) -> Float[Tensor, "window pos-1"]:
-    """Loss in nats at every position of every window; column i is the prediction of token i + 1."""
+    """Loss in nats at every position of every window; column i is the prediction of token i + 1.
+
+    `model` reads the `windows`, `batch` of them at a time.
+    """
     return torch.cat([model(rows, return_type="loss", loss_per_token=True) for rows in windows.split(batch)])
 
 
@@ -84,8 +89,9 @@ def icl_windows(
 ) -> tuple[Int[Tensor, "n late"], Int[Tensor, "n early"]]:
     """n long windows of a text, and the short windows that end at the same tokens.
 
-    The last 20 tokens of both are the same text, read with much context before it (positions 236–255) and with
-    little (40–59). Comparing different stretches of text instead leaves the noise of their being different.
+    The last 20 tokens of both are the same text, read with much context before it (positions 236–255) and with little
+    (40–59). Comparing different stretches of text instead leaves the noise of their being different. `stream` is the
+    text; `late` and `early` are the lengths of the windows, drawn by `seed`.
     """
     if not 20 < early < late <= len(stream):
         raise CourseError(f"Windows of {late} and {early} tokens do not fit into a text of {len(stream)}.")
@@ -111,7 +117,10 @@ def icl_scores(
 
 
 def icl_score(model: TinyTransformer, windows: tuple[Int[Tensor, "n late"], Int[Tensor, "n early"]]) -> float:
-    """The model's in-context learning score on `icl_windows`, in nats; the standard error is about 1/√n of one."""
+    """The model's in-context learning score, in nats; the standard error is about 1/√n of one.
+
+    `windows` are those of `icl_windows`, long and short.
+    """
     long, short = (losses_by_position(model, rows) for rows in windows)
     return float(icl_scores(long, short).mean())
 

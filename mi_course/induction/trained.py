@@ -22,7 +22,7 @@ Heads = Collection[tuple[int, int]]  # (layer, head), both from 0
 
 
 def training_log(name: str) -> dict[str, Tensor]:
-    """What was measured while a shipped model was trained: `step`, `icl`, `held_out`, `prefix`, `token_losses` …
+    """What was measured while the shipped model `name` was trained: `step`, `icl`, `held_out`, `prefix`, `token_losses` …
 
     One entry an evaluation, a hundredth of the schedule apart; `loss` alone has one a step.
     """
@@ -31,7 +31,7 @@ def training_log(name: str) -> dict[str, Tensor]:
 
 
 def snapshots(name: str) -> dict[int, TinyTransformer]:
-    """Step → the model as it was before that step of training; step 0 is untrained."""
+    """Step → the shipped model `name` as it was before that step of training; step 0 is untrained."""
     tensors, _ = read_checked(shipped(f"{name}-snapshots"))
     cfg, along_the_way = load(shipped(name)).cfg, {}
     for i, step in enumerate(tensors.pop("step").tolist()):
@@ -47,7 +47,7 @@ def shipped(name: str) -> Path:
 
 
 def smoothed(values: Float[Tensor, "eval *rest"], width: int = 5) -> Float[Tensor, "eval *rest"]:
-    """Means over `width` neighbouring evaluations, fewer at the two ends."""
+    """Means of `values` over `width` neighbouring evaluations (an odd number), fewer at the two ends."""
     half = width // 2
     return torch.stack([values[max(0, i - half) : i + half + 1].mean(0) for i in range(len(values))])
 
@@ -55,19 +55,22 @@ def smoothed(values: Float[Tensor, "eval *rest"], width: int = 5) -> Float[Tenso
 def rise_window(
     steps: Int[Tensor, "eval"], curve: Float[Tensor, "eval"], low: float = 0.1, high: float = 0.9
 ) -> tuple[int, int]:
-    """The steps at which a curve first reaches 10% and first reaches 90% of its final value."""
+    """The `steps` at which a `curve` first reaches the shares `low` (10%) and `high` (90%) of its final value."""
     share = curve / curve[-1]
     return tuple(int(steps[(share >= level).nonzero()[0, 0]]) for level in (low, high))
 
 
 def window_overlap(a: tuple[int, int], b: tuple[int, int]) -> float:
-    """Steps that both windows hold, as a share of the longer one: 1 for the same window, 0 for disjoint ones."""
+    """Steps that both windows hold, as a share of the longer one: 1 for the same window, 0 for disjoint ones.
+
+    `a` and `b` are (first step, last step).
+    """
     shared = max(0, min(a[1], b[1]) - max(a[0], b[0]))
     return shared / max(a[1] - a[0], b[1] - b[0], 1)
 
 
 def bend(values: Float[Tensor, "eval"], width: int = 3) -> Float[Tensor, "eval"]:
-    """Second difference of three adjacent means of `width` evaluations; NaN where they do not fit.
+    """Second difference of three adjacent means of `width` evaluations in `values`; NaN where they do not fit.
 
     Negative where a falling curve turns down. Means keep the noise of single evaluations out.
     """
@@ -98,7 +101,7 @@ def turning_angles(path: Float[Tensor, "eval plane"], reach: float) -> Float[Ten
 
 
 def silence(heads: Heads) -> list[tuple[str, Callable]]:
-    """Hooks that set the output of each (layer, head) to zero."""
+    """Hooks that set the output of each of `heads`, (layer, head) pairs, to zero."""
 
     def zero(z, hook, head):
         z = z.clone()
@@ -109,7 +112,7 @@ def silence(heads: Heads) -> list[tuple[str, Callable]]:
 
 
 def freeze(kept: list[Float[Tensor, "batch head query key"]]) -> list[tuple[str, Callable]]:
-    """Hooks that put an earlier run's attention patterns back, layer by layer."""
+    """Hooks that put an earlier run's attention patterns, `kept` one a layer, back."""
     return [
         (f"blocks.{layer}.attn.hook_pattern", lambda _, hook, kept=pattern: kept)
         for layer, pattern in enumerate(kept)
@@ -125,7 +128,7 @@ def losses_without(
     keep_patterns: bool = True,
     batch: int = 8,
 ) -> Float[Tensor, "window pos-1"]:
-    """Loss in nats at every position with the output of `heads` set to zero.
+    """Loss of `model` in nats at every position of `windows`, `batch` at a time, with the output of `heads` set to zero.
 
     With `keep_patterns` every head still looks where it looked in the intact run (Olsson et al. 2022, argument 3),
     so only what the heads *write* is missed; without, later heads also choose where to look without it.
@@ -146,9 +149,10 @@ def logits_by_order(
 ) -> list[Float[Tensor, "batch pos d_vocab"]]:
     """Logits from the paths through at most 0, 1, …, n_layers heads, all patterns frozen (Elhage et al. 2021).
 
-    Order 0 is the direct path; order 1 adds every head reading the embedding; order 2 adds virtual heads; the
-    last equals the model. Where heads *look* is never cut, so Q- and K-composition are not tested by this.
-    Needs a model whose stream is a sum: attention only, no norm, no bias. Derived in notebook 03.
+    Order 0 is the direct path; order 1 adds every head reading the embedding; order 2 adds virtual heads; the last
+    equals the model. Where heads *look* is never cut, so Q- and K-composition are not tested by this. Needs a model
+    whose stream is a sum: attention only, no norm, no bias. `tokens` are those that `model` reads. Derived in
+    notebook 03.
     """
     cfg = model.cfg
     if cfg.norm != "none" or cfg.d_mlp or cfg.bias:
@@ -169,7 +173,7 @@ def attended(
     pattern: Float[Tensor, "batch head query key"],
     x: Float[Tensor, "batch key d_model"],
 ) -> Float[Tensor, "batch query d_model"]:
-    """What a layer writes when its heads look as `pattern` says and read `x`: Σ_h A^h x W_OV^h."""
+    """What the `layer` of `model` writes when its heads look as `pattern` says and read `x`: Σ_h A^h x W_OV^h."""
     values = torch.einsum("bkm,hmd->bhkd", x, model.W_V[layer])
     return torch.einsum("bhqk,bhkd,hdm->bqm", pattern, values, model.W_O[layer])
 
@@ -177,11 +181,12 @@ def attended(
 def previous_token_term(
     model: TinyTransformer, previous: tuple[int, int], head: tuple[int, int]
 ) -> Float[Tensor, "d_head d_head"]:
-    """A small matrix with the non-zero eigenvalues of the head's QK term that runs through `previous`.
+    """A small matrix with the non-zero eigenvalues of the QK term of `head` that runs through `previous`.
 
-    The term of Elhage et al. (2021), Id ⊗ A^previous ⊗ W, scores every query token against the token *before*
-    each key: W = W_E W_QK (W_OV^previous)ᵀ W_Eᵀ, tokens × tokens and of rank d_head. XY and YX share their non-zero
-    eigenvalues, so W_Kᵀ (W_OV^previous)ᵀ W_Eᵀ · W_E W_Q has them too, and their sum, the trace.
+    The term of Elhage et al. (2021), Id ⊗ A^previous ⊗ W, scores every query token against the token *before* each
+    key: W = W_E W_QK (W_OV^previous)ᵀ W_Eᵀ, tokens × tokens and of rank d_head. XY and YX share their non-zero
+    eigenvalues, so W_Kᵀ (W_OV^previous)ᵀ W_Eᵀ · W_E W_Q has them too, and their sum, the trace. Both are (layer,
+    head) of `model`.
     """
     (l1, h1), (l2, h2) = model.head(*previous), model.head(*head)
     if l1 >= l2:

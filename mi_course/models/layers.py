@@ -17,7 +17,10 @@ from mi_course.models.config import TinyConfig
 
 
 def sinusoids(n_ctx: int, d_model: int) -> Float[Tensor, "pos d_model"]:
-    """The sine and cosine table of Vaswani et al. (2017), wavelengths 2π … 10,000·2π positions."""
+    """The sine and cosine table of Vaswani et al. (2017), wavelengths 2π … 10,000·2π positions.
+
+    `n_ctx` rows of width `d_model`.
+    """
     pos = torch.arange(n_ctx)[:, None]
     rate = torch.exp(-math.log(10_000) * torch.arange(0, d_model, 2) / d_model)
     table = torch.zeros(n_ctx, d_model)
@@ -27,16 +30,19 @@ def sinusoids(n_ctx: int, d_model: int) -> Float[Tensor, "pos d_model"]:
 
 
 class Embed(nn.Module):
+    """Each token's row of `W_E` [d_vocab d_model]; `cfg` says both sizes."""
+
     def __init__(self, cfg: TinyConfig):
         super().__init__()
         self.W_E = nn.Parameter(0.5 * torch.randn(cfg.d_vocab, cfg.d_model))
 
     def forward(self, tokens):
+        """The vectors [batch pos d_model] of `tokens` [batch pos]."""
         return F.embedding(tokens, self.W_E)
 
 
 class PosEmbed(nn.Module):
-    """Learned positions are trained; sinusoidal and shortformer tables stay as they are."""
+    """Learned positions are trained; sinusoidal and shortformer tables stay as they are; `cfg` says which, and their sizes."""
 
     def __init__(self, cfg: TinyConfig):
         super().__init__()
@@ -48,7 +54,7 @@ class PosEmbed(nn.Module):
 
 
 class Norm(nn.Module):
-    """LayerNorm or RMSNorm with TransformerLens' `w`, `b`, `hook_scale` and `hook_normalized`."""
+    """LayerNorm or RMSNorm as `cfg` says, with TransformerLens' `w`, `b`, `hook_scale` and `hook_normalized`."""
 
     def __init__(self, cfg: TinyConfig):
         super().__init__()
@@ -59,6 +65,7 @@ class Norm(nn.Module):
         self.hook_scale, self.hook_normalized = HookPoint(), HookPoint()
 
     def forward(self, x):
+        """`x` [… d_model] at mean square 1 (LayerNorm takes its mean off first), times `w`."""
         if self.centre:
             x = x - x.mean(-1, keepdim=True)
         scale = self.hook_scale((x.square().mean(-1, keepdim=True) + 1e-5).sqrt())
@@ -67,7 +74,10 @@ class Norm(nn.Module):
 
 
 def rotate(x: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos head d_head"]:
-    """Rotary positions (Su et al. 2021): the pair (2i, 2i + 1) turns by the angle pos · 10,000^(−2i/d_head)."""
+    """Rotary positions (Su et al. 2021): the pair (2i, 2i + 1) turns by the angle pos · 10,000^(−2i/d_head).
+
+    `x` holds queries or keys.
+    """
     rate = 10_000.0 ** (-torch.arange(0, x.shape[-1], 2, device=x.device) / x.shape[-1])
     angle = torch.arange(x.shape[1], device=x.device)[:, None] * rate
     cos, sin = angle.cos()[:, None], angle.sin()[:, None]  # pos 1 pair, in 32 bits whatever x is in
@@ -76,7 +86,10 @@ def rotate(x: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch po
 
 
 class Attention(nn.Module):
-    """Causal self-attention; every head writes `z @ W_O[head]` into the stream, and the writes add."""
+    """Causal self-attention; every head writes `z @ W_O[head]` into the stream, and the writes add.
+
+    `cfg` gives heads and widths.
+    """
 
     def __init__(self, cfg: TinyConfig):
         super().__init__()
@@ -99,7 +112,7 @@ class Attention(nn.Module):
         self.use_attn_result = False
 
     def heads_of(self, x, letter: str):
-        """x @ W for every head at once: batch pos head d_head."""
+        """`x` @ W for every head at once, W being that of `letter` (Q, K or V): [batch pos head d_head]."""
         W = getattr(self, f"W_{letter}").transpose(0, 1).flatten(1)
         out = (x @ W).view(*x.shape[:2], self.cfg.n_heads, self.cfg.d_head)
         return out + getattr(self, f"b_{letter}") if self.cfg.bias else out
@@ -112,6 +125,7 @@ class Attention(nn.Module):
         return scores.view(batch, heads, n_pos, n_pos)
 
     def forward(self, x, qk_input):
+        """What all heads write, [batch pos d_model]: values are read from `x`, queries and keys from `qk_input`."""
         q, k, v = self.heads_of(qk_input, "Q"), self.heads_of(qk_input, "K"), self.heads_of(x, "V")
         if self.cfg.smeared:
             share = self.smear.sigmoid()[:, None]
@@ -130,6 +144,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """x W_in → ReLU or GELU → W_out, with `hook_pre` and `hook_post` around the neurons; `cfg` says which, and the widths."""
+
     def __init__(self, cfg: TinyConfig):
         super().__init__()
         self.act = F.relu if cfg.act == "relu" else F.gelu
@@ -142,6 +158,7 @@ class MLP(nn.Module):
         self.hook_pre, self.hook_post = HookPoint(), HookPoint()
 
     def forward(self, x):
+        """What the neurons write for `x`, both [batch pos d_model]."""
         pre = x @ self.W_in
         post = self.hook_post(self.act(self.hook_pre(pre + self.b_in if self.bias else pre)))
         out = post @ self.W_out
@@ -149,7 +166,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the MLP; `qk_positions` [pos d_model] are added to what Q and K read and nothing else."""
+    """Attention, then the MLP; `qk_positions` [pos d_model] are added to what Q and K read and nothing else.
+
+    `cfg` says whether there is an MLP, and the widths.
+    """
 
     def __init__(self, cfg: TinyConfig):
         super().__init__()
@@ -163,6 +183,10 @@ class Block(nn.Module):
             self.hook_resid_mid, self.hook_mlp_out = HookPoint(), HookPoint()
 
     def forward(self, resid, qk_positions=None):
+        """The stream [batch pos d_model] after the block, from `resid`, the stream before it.
+
+        `qk_positions` [pos d_model] are added to what Q and K read.
+        """
         resid = self.hook_resid_pre(resid)
         x = self.ln1(resid)
         resid = resid + self.hook_attn_out(self.attn(x, x if qk_positions is None else x + qk_positions))
@@ -173,6 +197,8 @@ class Block(nn.Module):
 
 
 class Unembed(nn.Module):
+    """The matrix `W_U` [d_model d_vocab], of the sizes in `cfg`."""
+
     def __init__(self, cfg: TinyConfig):
         super().__init__()
         self.W_U = nn.Parameter(0.02 * torch.randn(cfg.d_model, cfg.d_vocab))

@@ -12,14 +12,14 @@ from mi_course.errors import CourseError
 def next_token_loss(
     logits: Float[Tensor, "batch pos d_vocab"], tokens: Int[Tensor, "batch pos"], per_token: bool = False
 ) -> Float[Tensor, "..."]:
-    """Mean −log p(next token) in nats; with `per_token`, [batch pos−1]."""
+    """Mean −log p(next token) in nats, of `logits` for the `tokens` that come next; with `per_token`, [batch pos−1]."""
     reduction = "none" if per_token else "mean"
     flat = F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten(), reduction=reduction)
     return flat.view(len(tokens), -1) if per_token else flat
 
 
 def checked_tokens(tokens: Int[Tensor, "..."], cfg) -> Int[Tensor, "batch pos"]:
-    """The tokens, if a model of that configuration can read them; ids on a GPU are not waited for."""
+    """The tokens, if a model of the configuration `cfg` can read them; ids on a GPU are not waited for."""
     if tokens.ndim != 2:
         raise CourseError(
             f"tokens must be [batch pos], not {list(tokens.shape)}: use tokens[None] for one row."

@@ -59,8 +59,9 @@ class TinyTransformer(HookedRootModule):
     ):
         """Logits [batch pos d_vocab], the next-token loss in nats, `both`, or nothing (None, for caching).
 
-        With `loss_per_token` the loss is [batch pos−1]. `stop_at_layer=k` gives the stream that enters
-        block k, [batch pos d_model]; k = n_layers gives the stream after the last block.
+        With `loss_per_token` the loss is [batch pos−1]. `stop_at_layer=k` gives the stream that enters block k,
+        [batch pos d_model]; k = n_layers gives the stream after the last block. `tokens` are ids; `return_type` is
+        logits, loss, both or None.
         """
         if return_type not in ("logits", "loss", "both", None):
             raise CourseError(f"return_type={return_type!r} is not one of logits, loss, both or None.")
@@ -76,7 +77,7 @@ class TinyTransformer(HookedRootModule):
         return loss if return_type == "loss" else (logits, loss)
 
     def stream(self, tokens, stop_at_layer: int | None = None):
-        """The residual stream [batch pos d_model] after the blocks, or before block `stop_at_layer`."""
+        """The residual stream [batch pos d_model] of `tokens` after the blocks, or before block `stop_at_layer`."""
         resid, qk_positions = self.hook_embed(self.embed(tokens)), None
         if hasattr(self, "pos_embed"):
             positions = self.hook_pos_embed(self.pos_embed.W_pos[: tokens.shape[1]])
@@ -90,7 +91,7 @@ class TinyTransformer(HookedRootModule):
         return resid
 
     def unembed_stream(self, resid):
-        """Logits of a residual stream: the final norm, if there is one, then W_U."""
+        """Logits of a residual stream `resid` [batch pos d_model]: the final norm, if there is one, then W_U."""
         return (self.ln_final(resid) if hasattr(self, "ln_final") else resid) @ self.W_U
 
     # -- hooks -----------------------------------------------------------------------------------
@@ -103,7 +104,12 @@ class TinyTransformer(HookedRootModule):
         remove_batch_dim: bool = False,
         **kwargs,
     ):
-        """Output and every activation, as TransformerLens' `ActivationCache` (or a plain dict)."""
+        """Output and every activation, as TransformerLens' `ActivationCache` (or a plain dict).
+
+        `names_filter` is a hook's name, a list of them, or a function name → bool; left out, everything is kept.
+        `return_cache_object=False` gives the dict, and `remove_batch_dim` drops the first axis of a batch of one.
+        `args` and `kwargs` go to the model, so tokens come first.
+        """
         if names_filter is None:
             names_filter = lambda name: self.use_attn_result or not name.endswith("hook_result")  # noqa: E731
         if not callable(names_filter) or remove_batch_dim or kwargs.keys() & CACHING:
@@ -132,12 +138,19 @@ class TinyTransformer(HookedRootModule):
                 handle.remove()
 
     def run_with_hooks(self, *args, fwd_hooks=(), bwd_hooks=(), **kwargs):
-        """One run with hooks that are gone afterwards, also after an error."""
+        """One run with hooks that are gone afterwards, also after an error.
+
+        `fwd_hooks` are (name, function) pairs, see `hooks`; `bwd_hooks` the same for gradients. `args` and `kwargs`
+        go to the model, so tokens come first.
+        """
         with self.hooks(fwd_hooks, bwd_hooks):
             return self(*args, **kwargs)
 
     def hooks(self, fwd_hooks=(), bwd_hooks=(), **kwargs):
-        """`with model.hooks([(name, fn)]):` where fn(activation, hook) returns a new activation or None."""
+        """`with model.hooks([(name, fn)]):` where fn(activation, hook) returns a new activation or None.
+
+        That list is `fwd_hooks`; `bwd_hooks` are the same for gradients, and `kwargs` go to TransformerLens' `hooks`.
+        """
         for name, _ in [*fwd_hooks, *bwd_hooks]:
             if isinstance(name, str) and name not in self.hook_dict:
                 raise CourseError(f"This model has no hook {name!r}.{nearest(name, self.hook_dict)}")
@@ -181,18 +194,24 @@ class TinyTransformer(HookedRootModule):
         return self.W_V @ self.W_O
 
     def head(self, layer: int, head: int) -> tuple[int, int]:
-        """The pair itself, after a check that there is such a head."""
+        """The pair (`layer`, `head`) itself, after a check that there is such a head."""
         n_layers, n_heads = self.cfg.n_layers, self.cfg.n_heads
         if not (0 <= layer < n_layers and 0 <= head < n_heads):
             raise CourseError(f"No head {layer}.{head}: layers are 0…{n_layers - 1}, heads 0…{n_heads - 1}.")
         return layer, head
 
     def full_QK(self, layer: int, head: int) -> Float[Tensor, "query key"]:
-        """Score of every query token for every key token, positions left out, before the division by √d_head."""
+        """Score of every query token for every key token, positions left out, before the division by √d_head.
+
+        `layer` and `head` say whose.
+        """
         return self.W_E @ self.W_QK[self.head(layer, head)] @ self.W_E.T
 
     def full_OV(self, layer: int, head: int) -> Float[Tensor, "source out"]:
-        """Logit change of every out token when the head attends fully to each source token."""
+        """Logit change of every out token when the head attends fully to each source token.
+
+        `layer` and `head` say which.
+        """
         return self.W_E @ self.W_OV[self.head(layer, head)] @ self.W_U
 
     def direct_path(self) -> Float[Tensor, "token out"]:
@@ -212,7 +231,11 @@ class TinyTransformer(HookedRootModule):
         top_k: int | None = None,
         stop: int | None = None,
     ) -> Int[Tensor, "batch longer"]:
-        """Append up to n sampled tokens. Temperature 0 takes the likeliest; ends once every row drew `stop`."""
+        """Append up to n sampled tokens. Temperature 0 takes the likeliest; ends once every row drew `stop`.
+
+        `tokens` are continued, each drawn by `seed` from the softmax of logits / `temperature`, among the `top_k`
+        likeliest only (default: all).
+        """
         if n < 0 or temperature < 0 or (top_k is not None and not 1 <= top_k <= self.cfg.d_vocab):
             raise CourseError("generate needs n ≥ 0, temperature ≥ 0 and 1 ≤ top_k ≤ d_vocab.")
         draw = torch.Generator(device=tokens.device).manual_seed(seed)
@@ -245,7 +268,7 @@ class TinyTransformer(HookedRootModule):
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> TinyTransformer:
-        """`models.load`, as TransformerLens users look for it."""
+        """`models.load(name_or_path)`, as TransformerLens users look for it."""
         return load(name_or_path)
 
 

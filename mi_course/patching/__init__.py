@@ -7,7 +7,7 @@
 >>> experiment = patching.Experiment(model, clean, corrupted, right=[2], wrong=[4])
 >>> experiment.sweep("z", positions="all")
 PatchResult(z: denoising, logit_diff, layer 2 × head 2)
->>> round(float(experiment.patch(patching.Node("resid_pre", 0))), 3)  # the whole input of layer 0: all is back
+>>> round(float(experiment.patch(patching.Node("resid_pre", 0))), 3)  # all of layer 0's input
 1.0
 """
 

@@ -485,7 +485,10 @@ class Experiment:
         source: Run | None = None,
         seed: int = 0,
     ) -> PatchResult:
-        """n random circuits of the make-up of these nodes, each patched: the null of `PatchResult.p_value`."""
+        """n random circuits of the make-up of these nodes, each patched: the null of `PatchResult.p_value`.
+
+        `direction` and `source` are those of `patch`; `seed` draws the circuits.
+        """
         host, source = self.pair.sides(direction, source)
         circuits = self.random_nodes(n, like=listed(nodes), seed=seed)
         jobs = [(self.parts.edits_of(circuit, source), 1) for circuit in circuits]

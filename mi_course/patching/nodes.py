@@ -40,7 +40,7 @@ class Node:
 
 
 def checked_pos(pos: int, n_pos: int) -> int:
-    """The position counted from the start."""
+    """The position `pos`, counted from the start, of a prompt of `n_pos` tokens; −1 is the last."""
     if not -n_pos <= pos < n_pos:
         raise CourseError(
             f"There is no position {pos}: prompts have {n_pos} tokens, 0…{n_pos - 1} or −{n_pos}…−1."
@@ -49,7 +49,7 @@ def checked_pos(pos: int, n_pos: int) -> int:
 
 
 def chosen(what: str, name: str, known) -> str:
-    """The name itself, if it is one of the known."""
+    """The `name` itself, if it is one of the `known`; `what` it names begins the sentence of the error."""
     if name not in known:
         raise CourseError(
             f"There is no {what} {name!r}: choose from {', '.join(known)}.{nearest(str(name), known)}"

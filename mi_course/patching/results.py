@@ -89,6 +89,8 @@ class PatchResult:
         """Bootstrap interval over prompts of the "effect", the "values" or the "scores": (low, high).
 
         The gap between the clean and the corrupted run is resampled with the patches, as it is no constant either.
+        `of` is one of the three, `level` what the interval covers; prompts are drawn anew `resamples` times by
+        `seed`.
         """
         chosen("quantity", of, ("effect", "values", "scores"))
         per_prompt, ends = self.per_prompt, self.ends
@@ -111,7 +113,8 @@ class PatchResult:
         """How likely so large an effect is by chance.
 
         With `null`, from `Experiment.random_circuits`: the share of random circuits that have as large an effect.
-        Without: prompts' changes get random signs, which asks only whether the patch does anything.
+        Without: prompts' changes get random signs, which asks only whether the patch does anything. There are so many
+        `permutations` of the signs, drawn by `seed`.
         """
         if null is not None:
             return rank_p(self.effect, null.effect.flatten())
@@ -121,7 +124,7 @@ class PatchResult:
         return sign_flip_p(self.per_prompt - host, permutations=permutations, seed=seed)
 
     def at(self, **where) -> PatchResult:
-        """The part with the given labels: `result.at(layer=1, head=0)`."""
+        """The part with the given labels, `where` = axis=label: `result.at(layer=1, head=0)`."""
         per_prompt, axes = self.per_prompt, dict(self.axes)
         for name, label in where.items():
             if name not in axes or label not in axes[name]:
@@ -158,6 +161,7 @@ class PatchResult:
         """A heat map of the effects (bars where there is one axis), positions named by `tokens`.
 
         `intervals`: 95% over prompts, on bars (the default) or as two more maps, of their lower and upper ends.
+        `title` says the finding (default: what was patched), `caption` what to see.
         """
         effect, names = self.effect.detach().cpu(), list(self.axes)
         labels = {name: [str(label) for label in self.axes[name]] for name in names}

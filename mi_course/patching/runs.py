@@ -21,7 +21,11 @@ from mi_course.patching.nodes import checked_pos
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """Every activation of one forward, `acts[site, layer]`; pattern is [batch head query key], others [batch pos …]."""
+    """Every activation of one forward, `acts[site, layer]`; pattern is [batch head query key], others [batch pos …].
+
+    `tokens` were read by `engine`, with `embed` in the place of their embeddings where it is given. `made` is zero,
+    mean or resampled for a source that no forward gave; `mask` says where tokens are (None: everywhere).
+    """
 
     tokens: Int[Tensor, "batch pos"]
     acts: dict
@@ -46,7 +50,7 @@ class Run:
         return self._made("zero", torch.zeros_like)
 
     def mean(self, groups: Sequence | Tensor | None = None) -> Run:
-        """Means over prompts, or over the prompts of the same group (template): the source of mean ablation.
+        """Means over prompts, or over those with the same entry in `groups` (template): the source of mean ablation.
 
         Padding is left out: a position's mean is that of the prompts which have a token there.
         """
@@ -64,9 +68,9 @@ class Run:
         return replace(self, acts={key: mean(key, x) for key, x in self.acts.items()}, made="mean")
 
     def resampled(self, seed: int, groups: Sequence | Tensor | None = None) -> Run:
-        """Each prompt's activations from another prompt (of its group), drawn once: resample ablation.
+        """Each prompt's activations from another prompt, drawn once by `seed`: resample ablation.
 
-        A prompt keeps its own only where its group has no other.
+        A prompt keeps its own only where no other has the same entry in `groups` (default: all belong together).
         """
         member = same_group(groups, len(self.tokens), "cpu")
         other, rng = torch.empty(len(member), dtype=torch.long), generator(seed)
@@ -81,7 +85,7 @@ class Run:
 
 
 def same_group(groups: Sequence | Tensor | None, n: int, device) -> Float[Tensor, "prompt prompt"]:
-    """1 where two prompts belong together; without groups all do."""
+    """1 where two of `n` prompts have the same entry in `groups`, on that `device`; without groups all belong together."""
     groups = [0] * n if groups is None else groups.tolist() if isinstance(groups, Tensor) else list(groups)
     if len(groups) != n:
         raise CourseError(f"groups names {len(groups)} prompts; the run has {n}.")
@@ -98,7 +102,7 @@ def record(
     attention_mask=None,
     check: bool = True,
 ) -> Run:
-    """One forward with every activation kept; `embed` stands in for the tokens' embeddings (`hook_embed`).
+    """One forward of `model` with every activation kept; `embed` stands in for the tokens' embeddings (`hook_embed`).
 
     `attention_mask` is 1 at tokens and 0 at padding; without it the tokenizer's padding is looked for. `check` tries
     out, on a few tokens, at which sites a hook reaches the logits, where hooks do the patching.
@@ -114,7 +118,7 @@ def record(
 
 
 def readable(model, tokens: Int[Tensor, "..."]) -> Int[Tensor, "batch pos"]:
-    """Tokens the model can read, on its device."""
+    """The `tokens`, if the `model` can read them, on its device."""
     if not len(model.blocks):
         raise CourseError("A model of zero layers has nothing to patch.")
     if not tokens.numel():
@@ -123,7 +127,7 @@ def readable(model, tokens: Int[Tensor, "..."]) -> Int[Tensor, "batch pos"]:
 
 
 def recorded_with(engine: Forward | Hooked, tokens: Int[Tensor, "batch pos"], layout: Layout) -> Run:
-    """`record` with an engine that is there already."""
+    """`record` of `tokens` with an `engine` that is there already; `layout` says where padding is."""
     with torch.no_grad():
         return checked_run(Run(tokens, engine.record(tokens, layout), engine, mask=layout.mask))
 
@@ -145,7 +149,8 @@ def noised_embeddings(
     """The tokens' embeddings with Gaussian noise at some positions (Meng et al. 2022), for `record(…, embed=)`.
 
     `sd` is in units of the standard deviation of all entries of the embedding table; 3 is the papers' choice. Unlike
-    another token's embedding, the result is nothing the model has ever read.
+    another token's embedding, the result is nothing the model has ever read. `tokens` are those that `model` reads,
+    `positions` where the noise is (default: everywhere); `seed` draws it.
     """
     n_pos = tokens.shape[1]
     where = range(n_pos) if positions is None else [checked_pos(pos, n_pos) for pos in positions]

@@ -1,8 +1,9 @@
 """Figures with a title that states the finding, alt text and controls.
 
 >>> from mi_course import plots
->>> plots.bars(["0.0", "0.1"], {"trained": [0.1, 0.9], "untrained": [0.1, 0.1]}, control="untrained", xlabel="head",
-...            ylabel="score", title="Head 0.1 looks one back", alt="One tall bar beside three low ones.")
+>>> scores = {"trained": [0.1, 0.9], "untrained": [0.1, 0.1]}
+>>> plots.bars(["0.0", "0.1"], scores, control="untrained", xlabel="head", ylabel="score",
+...            title="Head 0.1 looks one back", alt="One tall bar beside three low ones.")
 Figure: Head 0.1 looks one back
 """
 

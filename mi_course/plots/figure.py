@@ -75,8 +75,9 @@ def _in_256_colours(png: io.BytesIO) -> bytes:
 class Figure:
     """A picture, a piece of HTML, or both, with a title and with words for those who cannot see it.
 
-    Jupyter shows it when it is the last line of a cell; `save` writes it to a file. `picture` is the
-    matplotlib figure, for readers who want to change a detail; `plain` is what text-only readers get.
+    Jupyter shows it when it is the last line of a cell; `save` writes it to a file. `picture` is the matplotlib
+    figure, for readers who want to change a detail; `plain` is what text-only readers get. `title` states the
+    finding, `alt` says it to those who cannot see it, `caption` says what to see; `body` is HTML.
     """
 
     title: str = ""

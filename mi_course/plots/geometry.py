@@ -131,7 +131,9 @@ def vectors(
     """The columns of W [2, feature] as arrows from the origin, or several, {label: W}, on one scale.
 
     The thin circle has radius 1; a column near zero is a dot. `labels` names the features, `colours` (in `unit`)
-    colours them by a value, both a sequence or {label: sequence}; `hull` draws the convex hull of the tips.
+    colours them by a value, both a sequence or {label: sequence}; `hull` draws the convex hull of the tips. `control`
+    names the panels drawn as controls, `columns` how many stand beside each other; `xlabel` and `ylabel` name the two
+    dimensions, and `words` are title, alt and caption.
     """
     panels, controls = _panels(W, 2, "feature", control)
     names = _of_features("labels", labels, panels)
@@ -191,6 +193,7 @@ def polytopes(
 
     Both are orthographic projections, turned by a few degrees so that corners do not hide each other; what lies
     behind is paler. Thin lines are the edges of the convex hull, or `edges`: pairs of features, or {label: pairs}.
+    `labels` names the features, `control` the panels drawn as controls; `words` are title, alt and caption.
     """
     panels, controls = _panels(W, 3, "feature", control)
     names = _of_features("labels", labels, panels)
@@ -267,8 +270,10 @@ def stacks(
 ) -> Figure:
     """For each neuron a bar of |weight|, a segment for each feature, from W [neuron, feature] or {label: W}.
 
-    A monosemantic neuron is a bar of one colour, a polysemantic one is striped. Large segments carry the number
-    of the feature, or its name from `labels`; `colours` (in `unit`) colours features by a value instead.
+    A monosemantic neuron is a bar of one colour, a polysemantic one is striped. Large segments carry the number of
+    the feature, or its name from `labels`; `colours` (in `unit`) colours features by a value instead. `control` names
+    the panels drawn as controls, `columns` how many stand beside each other; `ylabel` names the height, and `words`
+    are title, alt and caption.
     """
     panels, controls = _panels(W, 0, "feature", control)
     names = _of_features("labels", labels, panels)
@@ -334,7 +339,9 @@ def regions(
 ) -> Figure:
     """A phase diagram: grid [y, x] of whole numbers that `names` explains, in one colour each; or {label: grid}.
 
-    `xs` and `ys` are the centres of the cells. `curves` {name: (xs, ys)} are drawn over every panel.
+    `xs` and `ys` are the centres of the cells. `curves` {name: (xs, ys)} are drawn over every panel. `xlabel` and
+    `ylabel` name the axes, which are logarithmic unless `log_x` or `log_y` is False; `control` names the panels drawn
+    as controls, `columns` how many stand beside each other; `words` are title, alt and caption.
     """
     panels, controls = _panels(grid, 0, "x", control)
     sides = {"x": as_array("xs", xs, 1), "y": as_array("ys", ys, 1)}

@@ -102,7 +102,10 @@ def table(
 
 
 def measured(*, title: str = "measured", digits: int = 3, **values: Any) -> Figure:
-    """Named values on one line, as in `measured(loss=3.21, accuracy=0.97)`; plain text shows the names only."""
+    """Named values on one line, as in `measured(loss=3.21, accuracy=0.97)`; plain text shows the names only.
+
+    `values` are name=number, shown with so many `digits` after `title`.
+    """
     if not values:
         raise CourseError("measured needs at least one named value, as in measured(loss=3.2).")
     names = [name.replace("_", " ") for name in values]
@@ -112,7 +115,10 @@ def measured(*, title: str = "measured", digits: int = 3, **values: Any) -> Figu
 
 
 def grid(figures: Sequence[Figure], *, title: str = "", caption: str = "") -> Figure:
-    """Figures beside each other where the page is wide enough, below each other where it is not."""
+    """The `figures` beside each other where the page is wide enough, below each other where it is not.
+
+    `title` stands above them and `caption` below; without a title theirs are joined.
+    """
     if not figures:
         raise CourseError("grid needs at least one figure.")
     cells = "".join(f'<div style="flex:1 1 360px">{figure._repr_html_()}</div>' for figure in figures)

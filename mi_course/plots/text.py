@@ -50,7 +50,11 @@ def token_spans(
     show_values: bool = False,
     limits: tuple | None = None,
 ) -> str:
-    """The coloured text of `tokens` alone, as HTML: for pages with several texts on one scale, from `limits`."""
+    """The coloured text of `plots.tokens` alone, as HTML: for pages with several texts on one scale, from `limits`.
+
+    `strings` are coloured by `values`: on a diverging scale if `signed` (default: where values have both signs), with
+    their numbers below if `show_values`, rounded to `digits`.
+    """
     values = _token_values(strings, values)
     cmap, norm = _shades(values if limits is None else np.append(values, limits), signed)
     spans = []

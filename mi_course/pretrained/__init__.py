@@ -3,7 +3,8 @@
 `fetch`, `here` and `need` answer without torch, so names are handed on when they are first used (PEP 562).
 
 >>> from mi_course import models, pretrained
->>> bridge = pretrained.to_bridge(models.TinyTransformer(models.TinyConfig(n_layers=1, positions="learned")))
+>>> model = models.TinyTransformer(models.TinyConfig(n_layers=1, positions="learned"))
+>>> bridge = pretrained.to_bridge(model)
 >>> bridge.cfg.n_layers
 1
 """

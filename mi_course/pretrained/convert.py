@@ -80,7 +80,11 @@ def check(model, tokenizer) -> None:
 
 
 def vision(files: list[Path], made: Path, quiet: bool) -> None:
-    """A pickled state dict, read as tensors only, as safetensors under our names, with the classes' names."""
+    """A pickled state dict, read as tensors only, as safetensors under our names, with the classes' names.
+
+    `files` are the pickle and the classes' names, `made` is the folder they go to; `quiet` is there for all of
+    `convert`'s functions.
+    """
     from safetensors.torch import save_file
 
     from mi_course.pretrained.efficientnet import EfficientNetLite, renamed

@@ -85,7 +85,10 @@ class Block(nn.Module):
 
 
 class EfficientNetLite(HookedRootModule):
-    """EfficientNet-Lite0: images to 1000 logits, with `hook_stem`, `blocks.7.hook_depthwise`, `hook_head`, …"""
+    """EfficientNet-Lite0: images to 1000 logits, with `hook_stem`, `blocks.7.hook_depthwise`, `hook_head`, …
+
+    `labels` are the names of its 1000 classes, in order.
+    """
 
     def __init__(self, labels: list[str] | None = None):
         super().__init__()
@@ -105,6 +108,7 @@ class EfficientNetLite(HookedRootModule):
         self.setup()
 
     def forward(self, images: Maps) -> Float[Tensor, "batch classes"]:
+        """Logits for `images`, as `pixels` makes them: [batch, 3, side, side]."""
         x = self.hook_stem(F.relu6(self.hook_stem_pre(self.stem(self.hook_image(images)))))
         for block in self.blocks:
             x = block(x)
@@ -113,7 +117,7 @@ class EfficientNetLite(HookedRootModule):
 
     @torch.no_grad()
     def guesses(self, images: Maps, k: int = 5) -> list[list[tuple[str, float]]]:
-        """For each image its `k` most probable classes, by name, with their probabilities."""
+        """For each of the `images` its `k` most probable classes, by name, with their probabilities."""
         top = self(images).softmax(-1).topk(k)
         return [
             [(self.labels[i], p) for p, i in zip(row, at)]

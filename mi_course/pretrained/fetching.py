@@ -42,7 +42,8 @@ UNREACHABLE = ("connection", "timed out", "name or service", "name resolution", 
 def fetch(names: Iterable[str] = (), quiet: bool = False) -> list[Path]:
     """The folders of these models (of all, for no names), fetched where they are not here yet.
 
-    Safe to repeat and to interrupt: a model is in its place whole or not at all.
+    Safe to repeat and to interrupt: a model is in its place whole or not at all. `names` are those of the registry;
+    with `quiet` nothing is said on the way.
     """
     names = [carried(name).name for name in names] or list(CARRIED)
     if missing := [name for name in names if not here(name)]:
@@ -194,7 +195,7 @@ def put(made: Path, target: Path, before: Path) -> None:
 
 
 def damaged(name: str) -> list[str]:
-    """The files of a fetched model whose hash is no longer its card's (reads them all)."""
+    """The files of the fetched model `name` whose hash is no longer its card's (reads them all)."""
     rows = card(name)["files"]
     return [file for file, (_, digest) in rows.items() if sha256(place(name) / file) != digest]
 

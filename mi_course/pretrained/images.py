@@ -18,7 +18,10 @@ from mi_course.pretrained.efficientnet import SIZE, EfficientNetLite
 
 
 def vision(name: str, device: str = "cpu") -> EfficientNetLite:
-    """A carried image network, in evaluation mode and float32, with hooks at every step and its classes' names."""
+    """A carried image network, in evaluation mode and float32, with hooks at every step and its classes' names.
+
+    `name` is one of the registry; `device` is where it goes.
+    """
     if registry.carried(name).kind != "vision":
         raise CourseError(f"{name} is a language model: pretrained.load({name!r}) loads it.")
     folder = registry.folder(name)
@@ -32,7 +35,8 @@ def pixels(
 ) -> Float[Tensor, "1 channel row column"]:
     """What the network reads of a picture: its middle, `size` pixels a side, as (x − 127) / 128.
 
-    As the weights were trained: of the shorter side size / (size + 32) is kept, then scaled (bicubic).
+    As the weights were trained: of the shorter side size / (size + 32) is kept, then scaled (bicubic). `image` is a
+    file, a picture of Pillow's, or an array [row column channel] of bytes.
     """
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
@@ -48,6 +52,7 @@ def untrained_vision(images: Float[Tensor, "batch channel row column"], seed: in
     """EfficientNet-Lite0 with He's random weights, batch norms calibrated on `images`: the control for training.
 
     Without calibration a random network's channels are dead or saturated, which would make the control too easy.
+    `seed` draws the weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -61,7 +61,11 @@ def load(name_or_folder: str | Path, dtype: torch.dtype | None = None, device: s
 def untrained(
     name_or_folder: str | Path, seed: int = 0, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ):
-    """The same architecture and tokenizer with fresh random weights: the control for what training did."""
+    """The same architecture and tokenizer with fresh random weights: the control for what training did.
+
+    `name_or_folder` is that of the trained model; `seed` draws the weights, in `dtype`, and `device` is where they
+    go.
+    """
     import transformers
 
     folder = found(name_or_folder)

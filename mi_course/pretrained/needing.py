@@ -22,18 +22,21 @@ SETTLES = re.compile(r"""\bsettle\(\s*["']([\w-]+)["']""")
 
 
 def needs(source: str) -> list[str]:
-    """The models a cell says it needs, in one of its leading comment lines."""
+    """The models a cell (`source`, its text) says it needs, in one of its leading comment lines."""
     leading = re.match(r"(?:[ \t]*(?:#.*)?\n)*[ \t]*(?:#.*)?", source)[0]
     return [name.strip() for line in NEEDS.findall(leading) for name in line.split(",")]
 
 
 def absent(source: str) -> list[str]:
-    """Those of them that are not here; a name nobody carries is a mistake, and said."""
+    """Those that a cell (`source`, its text) needs and that are not here; a name nobody carries is a mistake, and said."""
     return [name for name in needs(source) if not here(carried(name).name)]
 
 
 def need(*names: str) -> None:
-    """From here on, cells that say they need one of these models are skipped while it is absent."""
+    """From here on, cells that say they need one of these models are skipped while it is absent.
+
+    `names` are those of the registry; without any, all.
+    """
     missing = [name for name in names or CARRIED if not here(carried(name).name)]
     if not missing:
         return

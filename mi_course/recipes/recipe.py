@@ -16,7 +16,16 @@ from mi_course.errors import CourseError
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one family of shipped checkpoints is made: seed 0 as NAME, others as NAME-seed1, NAME-seed2, …"""
+    """How one family of shipped checkpoints is made: seed 0 as NAME, others as NAME-seed1, NAME-seed2, …
+
+    Args:
+        name: NAME.
+        what: one line on what it is.
+        seed: of what is trained.
+        device: where the shipped one was trained, on one thread.
+        devices: where it can be trained.
+        shares_batches: whether the processes of torchrun can share its batches.
+    """
 
     name: str
     what: str  # one line
@@ -52,16 +61,23 @@ class Recipe:
         device: str = "cpu",
         progress: bool = True,
     ) -> Path:
-        """Train it and write weights and card to `out` (default: `data/checkpoints`); a stopped run goes on."""
+        """Train it and write weights and card to `out` (default: `data/checkpoints`); a stopped run goes on.
+
+        `seed` makes another one (default: the recipe's own), `device` is one of its `devices`; `progress` shows a
+        bar.
+        """
         recipe = self if seed is None or seed == self.seed else self.seeded(seed)
         return recipe.make(Path(out or files.checkpoints()), self.checked(device), progress)
 
     def make(self, out: Path, device: str, progress: bool) -> Path:
-        """What `train` does, with everything settled; returns the file of the weights."""
+        """What `train` does, with everything settled; returns the file of the weights.
+
+        Weights and card go to `out`; `device` is checked, and `progress` shows a bar.
+        """
         raise NotImplementedError
 
     def report(self, path: Path) -> str:
-        """What a trained file turned out to be, as text; nothing more to say than where it is: empty."""
+        """What the trained file at `path` turned out to be, as text; nothing more to say than where it is: empty."""
         return ""
 
     def checked(self, device: str) -> str:
@@ -75,7 +91,10 @@ class Recipe:
         return device
 
     def provenance(self, seconds: float, device: str, *packages: str) -> dict[str, Any]:
-        """What every card says of its run; of packages besides torch, the versions that matter."""
+        """What every card says of its run; of packages besides torch, the versions that matter.
+
+        Training took so many `seconds` on `device`; `packages` are names as pip knows them.
+        """
         return {
             "recipe": self.name, "seed": self.seed, "what": self.what, "minutes": round(seconds / 60, 1), "device": device,
             "threads": torch.get_num_threads(),

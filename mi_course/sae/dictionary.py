@@ -110,7 +110,7 @@ class SparseAutoencoder(nn.Module):
     # -- the function ----------------------------------------------------------------------------
 
     def pre(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """Pre-activations. Subtracting b_dec first ties the input's bias to the output's."""
+        """Pre-activations of `x`. Subtracting b_dec first ties the input's bias to the output's."""
         return (self.scaled(x) - self.b_dec) @ self.W_enc + self.b_enc
 
     def scaled(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
@@ -174,7 +174,10 @@ class SparseAutoencoder(nn.Module):
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> SparseAutoencoder:
-        """A shipped autoencoder by name, or any saved one by path."""
+        """A shipped autoencoder by name, or any saved one by path.
+
+        `name_or_path` is one or the other.
+        """
         path = shipped_path(name_or_path, "sae")
         tensors, card = read_checked(path)
         if "sae" not in card:
@@ -191,7 +194,7 @@ class SparseAutoencoder(nn.Module):
 
 
 def as_rows(x: Any) -> Float[Tensor, "..."]:
-    """Activations of any layout [… d], of torch or NumPy, as rows of 32-bit floats (or wider, as they are)."""
+    """Activations `x` of any layout [… d], of torch or NumPy, as rows of 32-bit floats (or wider, as they are)."""
     if not isinstance(x, Tensor | np.ndarray):
         raise CourseError(f"Activations are a tensor [… d_in], not of type {type(x).__name__}.")
     x = torch.as_tensor(x)
@@ -200,7 +203,7 @@ def as_rows(x: Any) -> Float[Tensor, "..."]:
 
 
 def check_activations(x: Tensor, d_in: int) -> None:
-    """One sentence for activations of the wrong width, or with holes."""
+    """One sentence for activations `x` [sample d_in] that have another width than `d_in`, or holes."""
     if x.ndim != 2 or x.shape[1] != d_in or not len(x):
         raise CourseError(
             f"Activations are [sample, {d_in}], at least one sample; these are {list(x.shape)}."
@@ -210,7 +213,10 @@ def check_activations(x: Tensor, d_in: int) -> None:
 
 
 def geometric_median(x: Float[Tensor, "sample d_in"], steps: int = 50) -> Float[Tensor, "d_in"]:
-    """The point with the least sum of distances to all samples (Weiszfeld's iteration), robust against outliers."""
+    """The point with the least sum of distances to all samples (Weiszfeld's iteration), robust against outliers.
+
+    `x` are the samples; at most so many `steps` are taken.
+    """
     centre = x.mean(0)
     for _ in range(steps):
         weight = 1 / (x - centre).norm(dim=1).clamp_min(1e-6)

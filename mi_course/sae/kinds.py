@@ -160,7 +160,7 @@ UNIT_DECODER = tuple(name for name, kind in KINDS.items() if kind.unit_decoder)
 
 
 def keep_top(values: Float[Tensor, "*batch n"], k: int) -> Float[Tensor, "*batch n"]:
-    """The k largest along the last axis, 0 elsewhere; gradients flow through what is kept."""
+    """The k largest of `values` along the last axis, 0 elsewhere; gradients flow through what is kept."""
     top = values.topk(k, dim=-1, sorted=False)
     return torch.zeros_like(values).scatter(-1, top.indices, top.values)
 
@@ -170,12 +170,14 @@ class Jump(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, z, threshold, bandwidth):
+        """`z` above its `threshold` [d_sae], else 0; `bandwidth` is that of the kernel in `backward`."""
         ctx.save_for_backward(z, threshold)
         ctx.bandwidth = bandwidth
         return torch.where(z > threshold, z, 0.0)
 
     @staticmethod
     def backward(ctx, grad):
+        """`grad` passes where z was above; thresholds get theirs from the z within half a bandwidth of them."""
         z, threshold = ctx.saved_tensors
         near = ((z - threshold).abs() < ctx.bandwidth / 2) / ctx.bandwidth
         return torch.where(z > threshold, grad, 0.0), -(threshold * near * grad).flatten(0, -2).sum(0), None
@@ -186,12 +188,14 @@ class Step(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, z, threshold, bandwidth):
+        """1 where `z` is above its `threshold` [d_sae], else 0; `bandwidth` is that of the kernel in `backward`."""
         ctx.save_for_backward(z, threshold)
         ctx.bandwidth = bandwidth
         return (z > threshold).to(z.dtype)
 
     @staticmethod
     def backward(ctx, grad):
+        """`grad` reaches the thresholds alone, from the z within half a bandwidth of them."""
         z, threshold = ctx.saved_tensors
         near = ((z - threshold).abs() < ctx.bandwidth / 2) / ctx.bandwidth
         return None, -(near * grad).flatten(0, -2).sum(0), None
@@ -206,6 +210,7 @@ def auxiliary_loss(
     """How well the dead features' largest pre-activations explain the error: a gradient for what gets none.
 
     At most `AT_ONCE` of them take part in a step, in turn, so that a step never costs much more than without them.
+    `target` is what `sae` was to rebuild, `error` what it missed of that, and `dead` says which features are.
     """
     which = dead.nonzero()[:, 0]
     if not len(which) or not sae.cfg.aux:

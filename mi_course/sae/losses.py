@@ -20,9 +20,9 @@ def loss(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_sae"]]:
     """‖scale · (x − x̂)‖², a mean over the batch, plus what keeps f sparse; `share` of the penalty while it rises.
 
-    relu λ Σ f_i · relu_norm λ Σ f_i ‖d_i‖ (Conerly et al. 2024) · jumprelu λ ‖f‖₀ · gated λ Σ ReLU(gate) and the error
-    of the gate's own reconstruction (Rajamanoharan et al. 2024a) · topk, batchtopk the auxiliary error of `dead`
-    features on what is left (Gao et al. 2024). Returns the loss and f.
+    relu λ Σ f_i · relu_norm λ Σ f_i ‖d_i‖ (Conerly et al. 2024) · jumprelu λ ‖f‖₀ · gated λ Σ ReLU(gate) and the
+    error of the gate's own reconstruction (Rajamanoharan et al. 2024a) · topk, batchtopk the auxiliary error of
+    `dead` features on what is left (Gao et al. 2024). Returns the loss and f. `sae` reads the activations `x`.
     """
     pre = sae.pre(x)
     f = sae.activate(pre)
@@ -44,13 +44,20 @@ def fast_loss(
     dead: Bool[Tensor, "d_sae"],
     work: sae_step.Work,
 ) -> tuple[Float[Tensor, ""], Bool[Tensor, "d_sae"]]:
-    """`loss` of an autoencoder whose kind has one by the step of `sae.step`; returns it and who was active."""
+    """`loss` of an autoencoder whose kind has one by the step of `sae.step`; returns it and who was active.
+
+    `x` is a batch of activations, `share` the share of the penalty while it rises, `dead` says which features are;
+    `work` holds the step's arrays.
+    """
     return sae.kind.fast_loss(sae, sae.scaled(x), share, dead, work)
 
 
 def projected(
     grad: Float[Tensor, "d_sae d_in"], W_dec: Float[Tensor, "d_sae d_in"]
 ) -> Float[Tensor, "d_sae d_in"]:
-    """The gradient without each row's part along that decoder row, which would only change its length."""
+    """The gradient without each row's part along that decoder row, which would only change its length.
+
+    `grad` is the gradient of the decoder `W_dec`, whose rows have length 1.
+    """
     product = grad * W_dec
     return torch.addcmul(grad, product.sum(1, keepdim=True), W_dec, value=-1, out=product)

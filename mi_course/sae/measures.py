@@ -24,7 +24,7 @@ def fvu(x: Float[Tensor, "*sample d_in"], x_hat: Float[Tensor, "..."]) -> float:
 
     Sums are taken in 32-bit floats at least, over all axes but the last. A few rows of huge norm (the first position
     of real models) hold nearly all of the variance, and then FVU is about them alone: a warning gives the value
-    without them.
+    without them. `x` are activations, `x_hat` their reconstructions, of the same shape.
     """
     if x.shape != x_hat.shape:
         raise CourseError(f"x and x̂ need one shape, not {list(x.shape)} and {list(x_hat.shape)}.")
@@ -42,25 +42,28 @@ def fvu(x: Float[Tensor, "*sample d_in"], x_hat: Float[Tensor, "..."]) -> float:
 
 
 def unexplained(x: Float[Tensor, "row d_in"], x_hat: Float[Tensor, "row d_in"]) -> float:
-    """FVU of rows as they are."""
+    """FVU of the reconstructions `x_hat` of rows `x`, as they are: nothing is warned of."""
     return float((x - x_hat).square().sum() / (x - x.mean(0)).square().sum())
 
 
 @torch.no_grad()
 def l0(f: Float[Tensor, "*sample d_sae"]) -> float:
-    """The mean number of active features an input."""
+    """The mean number of active features an input; `f` are activations, above 0 where active."""
     return float((f > 0).float().sum(-1).mean())
 
 
 @torch.no_grad()
 def density(f: Float[Tensor, "*sample d_sae"]) -> Float[Tensor, "d_sae"]:
-    """The share of inputs on which each feature is active; 0 is dead, below 1e-6 ultralow (on enough inputs)."""
+    """The share of inputs on which each feature is active; 0 is dead, below 1e-6 ultralow (on enough inputs).
+
+    `f` are the features' activations, above 0 where active.
+    """
     return (f.reshape(-1, f.shape[-1]) > 0).float().mean(0)
 
 
 @torch.no_grad()
 def dead_share(f: Float[Tensor, "*sample d_sae"]) -> float:
-    """The share of features that were never active."""
+    """The share of features that were never active in `f`."""
     return float((density(f) == 0).float().mean())
 
 

@@ -37,7 +37,17 @@ from mi_course.sae.responses import (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FeaturePage:
-    """Everything about one feature as static HTML; Jupyter shows it, `gallery` writes it."""
+    """Everything about one feature as static HTML; Jupyter shows it, `gallery` writes it.
+
+    Args:
+        feature: its number.
+        label: a script, or what the reader calls it.
+        of: the autoencoder's name.
+        facts: name → number, such as the share of tokens it is active on.
+        tokens: those of the largest logit weights.
+        neighbours: features with a similar decoder row.
+        body: the page as HTML.
+    """
 
     feature: int
     label: str  # a script, or what the reader calls it
@@ -66,6 +76,9 @@ def feature_page(
 ) -> FeaturePage:
     """The page of one feature: examples, histogram, logit weights, neighbours, ablation.
 
+    `feature` is a number of `sae`, which was trained on activations of `model`; `corpus` is the text that is looked
+    at. `label` is what the reader calls the feature (default: its script), `recording` what `record` returned.
+
     `script` names the proxy; without it, the script that follows the feature best, if one does (r ≥ 0.3). Pass one
     `record(…)` for several pages.
     """
@@ -84,7 +97,7 @@ def feature_page(
             ablation_part(rec, feature, f, facts),
         ]
     parts += [logits_part(corpus, weights), neighbours_part(rec, feature, column)]
-    top = corpus.token_strings(weights.topk(5).indices.tolist())
+    top = alone(corpus, weights.topk(5).indices.tolist())
     near = nearest_features(sae, feature).indices.tolist()
     label = label or script or "no script"
     name = sae.card.get("recipe", f"an autoencoder of {sae.cfg.d_sae} features")
@@ -92,7 +105,11 @@ def feature_page(
 
 
 def proxy_of(rec: Recording, column: int, script: str | None) -> tuple[Tensor | None, str | None]:
-    """The proxy a feature is held against, and its name."""
+    """The proxy a feature is held against, and its name.
+
+    `column` is the feature's place in the recording `rec`; `script` asks for that proxy, and None for the one that it
+    follows best, if r ≥ 0.3.
+    """
     if rec.script is None:
         if script is not None:
             raise CourseError(
@@ -108,6 +125,10 @@ def proxy_of(rec: Recording, column: int, script: str | None) -> tuple[Tensor | 
 
 
 def facts_of(rec: Recording, column: int, proxy: Tensor | None) -> dict[str, float]:
+    """What stands at the top of a page, name → number: how often and how strongly a feature is active, what it follows.
+
+    `column` is the feature's place in the recording `rec`, `proxy` the concept it is held against, if there is one.
+    """
     f = rec.f[:, column]
     facts = {"active on": float((f > 0).float().mean()), "largest activation": float(f.max())}
     if proxy is not None:
@@ -123,14 +144,17 @@ SMALL = "margin:.9em 0 .2em;font-weight:600"
 
 
 def varying(html: str) -> str:
+    """`html` in marks that the notebooks' comparison leaves out, since it differs between machines."""
     return f'<div class="mi-v">{html}</div><!-- mi-v -->'
 
 
 def number(value: float | int, digits: int = 3) -> str:
+    """`value` with so many `digits`, marked as a number that differs between machines."""
     return f'<span class="mi-n">{plots.rounded(value, digits)}</span>'
 
 
 def header(rec: Recording, feature: int, script: str | None, facts: dict[str, float]) -> str:
+    """The heading of the page of one `feature` with its `script` and its `facts`; `rec` is the recording they come from."""
     what = f"Feature {feature}" + (f" · {script}" if script else "")
     show = {
         "active on": lambda v: f"{number(100 * v, 2)}% of tokens",
@@ -144,7 +168,11 @@ def header(rec: Recording, feature: int, script: str | None, facts: dict[str, fl
 
 
 def examples_part(rec: Recording, f: Tensor, before: int = 14, after: int = 5) -> str:
-    """The strongest tokens of different windows, then random ones from each interval of activation."""
+    """The strongest tokens of different windows, then random ones from each interval of activation.
+
+    `f` are the feature's activations in the recording `rec`; each token stands among `before` tokens to its left and
+    `after` to its right.
+    """
     by_window = f.view(rec.tokens.shape)
     strongest = by_window.max(dim=1)
     rows = strongest.values.topk(min(6, len(by_window))).indices
@@ -160,11 +188,15 @@ def examples_part(rec: Recording, f: Tensor, before: int = 14, after: int = 5) -
 
 
 def context_lines(rec: Recording, by_window: Tensor, places: list, before: int, after: int) -> str:
-    """One line of coloured tokens for each (window, position), all on the feature's own scale."""
+    """One line of coloured tokens for each (window, position), all on the feature's own scale.
+
+    `by_window` are the feature's activations in the recording `rec`, [window pos], and `places` the (window,
+    position) pairs; `before` and `after` say how many tokens stand around.
+    """
     limits, lines = (0.0, float(by_window.max())), []
     for window, pos in places:
         part = slice(max(0, pos - before), pos + after + 1)
-        strings = rec.corpus.token_strings(rec.tokens[window, part].tolist())
+        strings = rec.corpus.spelt(rec.tokens[window])[part]
         values = by_window[window, part]
         spans = plots.token_spans(strings, values, limits=limits, signed=False)
         peak = strings[pos - part.start]
@@ -178,7 +210,11 @@ def context_lines(rec: Recording, by_window: Tensor, places: list, before: int, 
 
 
 def histogram_part(f: Tensor, proxy: Tensor | None, script: str | None, bins: int = 12) -> str:
-    """How often each strength occurs, in the script and elsewhere."""
+    """How often each strength occurs, in the script and elsewhere.
+
+    `f` are the feature's activations; `proxy` says which tokens are in the `script`, None that there is none. There
+    are so many `bins`.
+    """
     edges = torch.linspace(0, float(f.max()), bins + 1)
     count = lambda which: torch.histc(f[(f > 0) & which], bins, 0, float(f.max())).add(1).log10()
     series = {"all tokens": count(f > 0)} if proxy is None else {
@@ -194,7 +230,10 @@ def histogram_part(f: Tensor, proxy: Tensor | None, script: str | None, bins: in
 
 
 def ablation_part(rec: Recording, feature: int, f: Tensor, facts: dict[str, float]) -> str:
-    """What the model loses without the feature, on the windows where it is strongest."""
+    """What the model loses without the feature, on the windows where it is strongest.
+
+    `f` are the activations of `feature` in the recording `rec`; `facts` are those of `facts_of`.
+    """
     by_window = f.view(rec.tokens.shape)
     rows = by_window.max(dim=1).values.topk(min(32, len(by_window))).indices
     rise = ablation_effect(rec.sae, rec.model, rec.tokens[rows], feature)
@@ -210,7 +249,7 @@ def ablation_part(rec: Recording, feature: int, f: Tensor, facts: dict[str, floa
         for name, which in groups.items() if bool(which.any())
     )  # fmt: skip
     worst = rise.flatten().topk(min(10, rise.numel()))
-    tokens = rec.corpus.token_strings(targets.flatten()[worst.indices].tolist())
+    tokens = alone(rec.corpus, targets.flatten()[worst.indices].tolist())
     spans = plots.token_spans(tokens, worst.values, signed=True, show_values=True)
     html = (
         f"<ul style='margin:.2em 0'>{said}</ul><p style='margin:.2em 0'>next tokens it hurts most</p>{spans}"
@@ -220,21 +259,29 @@ def ablation_part(rec: Recording, feature: int, f: Tensor, facts: dict[str, floa
 
 
 def logits_part(corpus: Corpus, weights: Float[Tensor, "d_vocab"], k: int = 15) -> str:
-    """The tokens a feature makes likelier and less likely, by the direct path."""
+    """The tokens a feature makes likelier and less likely, by the direct path.
+
+    `weights` are the feature's logit weights; the `k` largest and smallest are shown as tokens of `corpus`.
+    """
     html = ""
     for name, top in (
         ("raises", weights.topk(min(k, len(weights)))),
         ("lowers", weights.topk(min(k, len(weights)), largest=False)),
     ):
-        strings = corpus.token_strings(top.indices.tolist())
+        strings = alone(corpus, top.indices.tolist())
         limits = (float(weights.min()), float(weights.max()))
         spans = plots.token_spans(strings, top.values, signed=True, show_values=True, limits=limits)
         html += f'<div role="group" aria-label="{name}: {escape(" ".join(strings))}" style="margin:2px 0">{name} {spans}</div>'
     return f'<details open><summary style="{SMALL}">Logit weights (direct path)</summary>{varying(html)}</details>'
 
 
+def alone(corpus: Corpus, tokens: list[int]) -> list[str]:
+    """Each of `tokens` of `corpus` as it reads without its neighbours."""
+    return [corpus.spelt([token])[0] for token in tokens]
+
+
 def nearest_features(sae: SparseAutoencoder, feature: int, k: int = 5):
-    """The features whose decoder rows have the largest cosine with this one's."""
+    """The `k` features of `sae` whose decoder rows have the largest cosine with that of `feature`."""
     unit = torch.nn.functional.normalize(sae.W_dec.detach(), dim=1)
     cosine = unit @ unit[feature]
     cosine[feature] = -torch.inf
@@ -242,7 +289,10 @@ def nearest_features(sae: SparseAutoencoder, feature: int, k: int = 5):
 
 
 def neighbours_part(rec: Recording, feature: int, column: int, k: int = 5) -> str:
-    """The neurons it writes to most, with their correlation, and the features that point the same way."""
+    """The neurons it writes to most, with their correlation, and the features that point the same way.
+
+    `feature` is a number, `column` its place in the recording `rec`; `k` of each are shown.
+    """
     row, r = rec.sae.W_dec[feature].detach(), rec.neurons[column]
     write = row.abs().topk(min(k, len(row))).indices.tolist()
     neurons = " · ".join(
@@ -284,7 +334,10 @@ q.addEventListener("input", find); find();
 
 
 def bare_page(title: str, nav: str, body: str) -> str:
-    """A page that stands alone, light or dark as the reader's system is."""
+    """A page that stands alone, light or dark as the reader's system is.
+
+    `title` is text, `nav` and `body` are HTML.
+    """
     return BARE.format(title=escape(title), nav=nav, body=body)
 
 
@@ -297,7 +350,8 @@ def gallery(
 ) -> Path:
     """Write an HTML file for each page and `index.html`, which searches them; returns the index.
 
-    `wrap(title, nav, body)` makes a whole page; `home` is a link to what the gallery belongs to.
+    `wrap(title, nav, body)` makes a whole page; `home` is a link to what the gallery belongs to. `pages` are
+    `FeaturePage`s, and `folder` is made where it is missing.
     """
     if not pages:
         raise CourseError("A gallery needs at least one feature page.")
@@ -326,6 +380,7 @@ def gallery(
 
 
 def file_name(page: FeaturePage) -> str:
+    """The name of a `page`'s file in its gallery, such as sae-512-l3-7.html."""
     return "".join(c if c.isalnum() else "-" for c in page.of) + f"-{page.feature}.html"
 
 

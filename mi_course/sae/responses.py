@@ -23,7 +23,10 @@ HOOK = "blocks.0.mlp.hook_post"
 def proxy_correlation(
     f: Float[Tensor, "*sample d_sae"], proxy: Bool[Tensor, "*sample"]
 ) -> Float[Tensor, "d_sae"]:
-    """Pearson's r of each feature with a yes-or-no proxy; 0 for features, or a proxy, that never change."""
+    """Pearson's r of each feature with a yes-or-no proxy; 0 for features, or a proxy, that never change.
+
+    `f` are the features' activations.
+    """
     f, proxy = f.reshape(-1, f.shape[-1]), proxy.flatten()
     return correlations(f, proxy[:, None])[:, 0]
 
@@ -31,7 +34,7 @@ def proxy_correlation(
 def correlations(
     a: Float[Tensor, "*rows n"], b: Float[Tensor, "*others m"] | Bool[Tensor, "*others m"], chunk: int = 16384
 ) -> Float[Tensor, "n m"]:
-    """Pearson's r of every column of a with every column of b, in pieces of `chunk` rows; 0 where one is constant."""
+    """Pearson's r of every column of `a` with every column of `b`, in pieces of `chunk` rows; 0 where one is constant."""
     a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
     if len(a) != len(b) or len(a) < 2:
         raise CourseError(
@@ -49,7 +52,7 @@ def correlations(
 
 
 def mean_and_spread(moments: Float[Tensor, "2 n"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
-    """Mean and standard deviation from E x and E x²; a constant has an infinite one, to correlate with nothing."""
+    """Mean and standard deviation from `moments`, E x and E x²; a constant has an infinite one, to correlate with nothing."""
     mean, square = moments
     variance = square - mean.square()
     return mean, torch.where(variance > 1e-6 * square, variance.clamp_min(0).sqrt(), torch.inf)
@@ -58,12 +61,18 @@ def mean_and_spread(moments: Float[Tensor, "2 n"]) -> tuple[Float[Tensor, "n"], 
 def best_match(
     f_a: Float[Tensor, "*sample n"], f_b: Float[Tensor, "*sample m"]
 ) -> tuple[Float[Tensor, "n"], Int[Tensor, "n"]]:
-    """For each feature of a dictionary the best correlated one of another, on the same tokens: r and its number."""
+    """For each feature of a dictionary the best correlated one of another, on the same tokens: r and its number.
+
+    `f_a` and `f_b` are the activations of the one and the other.
+    """
     return tuple(correlations(f_a, f_b).max(dim=1))
 
 
 def enrichment(f: Float[Tensor, "*sample"], proxy: Bool[Tensor, "*sample"]) -> float:
-    """P(concept | f > 0) / P(concept): 1 is chance. 0 for a feature that is never active."""
+    """P(concept | f > 0) / P(concept): 1 is chance. 0 for a feature that is never active.
+
+    `f` are one feature's activations; `proxy` says where the concept is.
+    """
     if not bool(proxy.any()):
         raise CourseError("The concept does not occur in these tokens: nothing can be enriched.")
     return float(proxy[f > 0].float().mean() / proxy.float().mean()) if bool((f > 0).any()) else 0.0
@@ -74,7 +83,8 @@ def intervals(
 ) -> list[Int[Tensor, "example"]]:
     """Up to `each` samples, at random, from each of n equal intervals of (0, max f], the strongest interval first.
 
-    Top examples alone flatter a feature: most of its activity is weak (Bolukbasi et al. 2021).
+    Top examples alone flatter a feature: most of its activity is weak (Bolukbasi et al. 2021). `f` are one feature's
+    activations; `seed` draws the samples.
     """
     f = f.flatten() if f.dtype == torch.float64 else f.flatten().float()
     rng, top = generator(seed), f.max()
@@ -86,14 +96,15 @@ def intervals(
 
 
 def hook_of(sae: SparseAutoencoder) -> str:
-    """Which activations an autoencoder reads: what its card says, else the neurons of the first layer."""
+    """Which activations the autoencoder `sae` reads: what its card says, else the neurons of the first layer."""
     return sae.card.get("hook", HOOK)
 
 
 def logit_weights(sae: SparseAutoencoder, model: TinyTransformer) -> Float[Tensor, "d_sae d_vocab"]:
     """What a unit of each feature adds to each logit by the direct path, W_dec · W_out · (norm's gain) · W_U.
 
-    The final norm also divides by the stream's size, a positive number that differs from token to token.
+    The final norm also divides by the stream's size, a positive number that differs from token to token. `sae` is a
+    dictionary of activations of `model`.
     """
     layer, kind = hook_of(sae).removeprefix("blocks.").split(".", 1)
     rows = sae.W_dec.detach() / sae.scale
@@ -111,7 +122,8 @@ def ablation_effect(
 ) -> Float[Tensor, "window pos-1"]:
     """Rise of each next token's loss, in nats, when one feature's part f_i d_i is taken out of x everywhere.
 
-    What the autoencoder misses stays in. Entry p belongs to the prediction made at position p.
+    What the autoencoder misses stays in. Entry p belongs to the prediction made at position p. `tokens` are windows
+    of text that `model` reads, `feature` is a number of `sae`.
     """
 
     def remove(x, hook=None):
@@ -128,7 +140,20 @@ def ablation_effect(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Recording:
-    """Chosen features on fixed windows: computed once, for many pages."""
+    """Chosen features on fixed windows: computed once, for many pages.
+
+    Args:
+        sae: the autoencoder.
+        model: whose activations it reads.
+        corpus: where the windows come from.
+        tokens: the windows.
+        script: of each token, where the corpus knows it.
+        features: the numbers of the chosen ones.
+        f: their activations, window by window.
+        density: the share of tokens on which each feature is active, of all features.
+        neurons: the chosen features' correlation with each activation of the layer.
+        proxies: their correlation with each script, where the corpus knows scripts.
+    """
 
     sae: SparseAutoencoder
     model: TinyTransformer
@@ -152,7 +177,7 @@ class Recording:
 
 
 def checked_feature(sae: SparseAutoencoder, feature: object) -> int:
-    """The number of a feature, or one sentence."""
+    """The number `feature` itself, if `sae` has it, or one sentence."""
     if not isinstance(feature, int) or not 0 <= feature < sae.cfg.d_sae:
         raise CourseError(f"There is no feature {feature!r}: they are numbered 0…{sae.cfg.d_sae - 1}.")
     return feature
@@ -169,7 +194,11 @@ def record(
     split: str = "held_out",
     seed: int = 0,
 ) -> Recording:
-    """Run the model on windows that do not overlap and keep what `features` (default: all) do there."""
+    """Run `model` on `windows` that do not overlap and keep what `features` (default: all) do there.
+
+    `sae` reads its activations; the windows come from one `split` of `corpus`, "train" or "held_out", and are drawn
+    by `seed`.
+    """
     chosen = tuple(checked_feature(sae, i) for i in (range(sae.cfg.d_sae) if features is None else features))
     stream, n_ctx = corpus.stream(split), model.cfg.n_ctx
     blocks = torch.randperm(len(stream) // n_ctx, generator=generator(seed))[:windows].sort().values

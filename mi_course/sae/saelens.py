@@ -112,7 +112,7 @@ def our_weights(card: dict, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_saelens(folder: Path) -> tuple[dict, dict[str, Tensor]]:
-    """cfg.json in the shape of SAELens 6 and the tensors, as 32-bit floats; one sentence for anything else."""
+    """From `folder`: cfg.json in the shape of SAELens 6, and the tensors as 32-bit floats; one sentence for anything else."""
     for name in ("cfg.json", "sae_weights.safetensors"):
         if not (folder / name).is_file():
             raise CourseError(f"{folder} is not an autoencoder folder of SAELens: it has no {name}.")

@@ -57,7 +57,9 @@ class SaeTraining:
 class Upkeep(Callback):
     """What happens around each step: counts who is alive, keeps the decoder at unit length, resamples the dead.
 
-    The count and the step are buffers of the autoencoder while it is trained, so that a checkpoint holds them.
+    The count and the step are buffers of the autoencoder while it is trained, so that a checkpoint holds them. `sae`
+    is trained as `config` says; `pool()` gives the activations that dead features are resampled from (None: no
+    resampling); `fast` takes the step of `sae.step` where the kind has one.
     """
 
     def __init__(self, sae: SparseAutoencoder, config: SaeTraining, pool=None, fast: bool = True):
@@ -95,7 +97,7 @@ class Upkeep(Callback):
         del self.sae.silent, self.sae.step
 
     def loss(self, sae: SparseAutoencoder, x: Tensor) -> Tensor:
-        """The loss at this step; also counts for how long each feature has been silent."""
+        """The loss of `sae` on the batch `x` at this step; also counts for how long each feature has been silent."""
         everything, x = len(x), processes.share_of(x)
         if self.work is not None:
             total, active = fast_loss(sae, x, self.share, self.dead, self.work)
@@ -110,7 +112,7 @@ class Upkeep(Callback):
         return processes.mean_value(total)
 
     def after(self, run: Run, step: int) -> dict:
-        """Unit length, resampling at its steps, and what the bar and the history are to say."""
+        """After a `step` of `run`: unit length, resampling at its steps, and what the bar and the history are to say."""
         sae = self.sae
         sae.normalise_()
         sae.step.fill_(step + 1)
@@ -130,7 +132,7 @@ class Upkeep(Callback):
 
     @torch.no_grad()
     def measures(self, sae: SparseAutoencoder) -> dict:
-        """L0 and FVU on a part of the batch, beside it FVU without rows of huge norm, and the share of the dead."""
+        """L0 and FVU of `sae` on a part of the batch, beside it FVU without rows of huge norm, and the share of the dead."""
         f = sae.encode(self.part)
         x, x_hat = self.part, sae.decode(f)
         noted = {"L0": l0(f), "FVU": unexplained(x, x_hat), "dead": float(self.dead.float().mean())}
@@ -214,10 +216,11 @@ def resample_(
     optimizers: Collection[torch.optim.Optimizer] = (),
     seed: int = 0,
 ) -> Int[Tensor, "dead"]:
-    """Give each dead feature an input of x [… d_in] the dictionary explains badly, drawn in proportion to its squared loss.
+    """Give each dead feature an input of x [… d_in] that `sae` explains badly, drawn in proportion to its squared loss.
 
     Decoder row: the input less b_dec, at length 1. Encoder column: the same direction at 0.2 of the mean length of
-    the living ones. Bias 0, and Adam forgets these entries. Returns which inputs were taken.
+    the living ones. Bias 0, and Adam forgets these entries. Returns which inputs were taken. `optimizers` are those
+    whose state is forgotten; `seed` draws the inputs.
     """
     n = int(dead.sum())
     if not n:

@@ -14,13 +14,17 @@ from mi_course.errors import CourseError
 def ignored_loss(p: float | Tensor, importance: float | int | Tensor = 1.0) -> float | Tensor:
     """I (p/3 − p²/4): a feature without a direction, its bias at the mean p/2; the variance of a sparse uniform.
 
-    In n = 2, m = 1 this is the loss of W = [1, 0] with the extra feature's I, and of [0, 1] with I = 1.
+    In n = 2, m = 1 this is the loss of W = [1, 0] with the extra feature's I, and of [0, 1] with I = 1. `p` is the
+    share of inputs on which a feature is active, and `importance` is I.
     """
     return importance * (p / 3 - p**2 / 4)
 
 
 def antipodal_loss(p: float | Tensor, importance: float | int | Tensor = 1.0) -> float | Tensor:
-    """p² (1 + I)/6: two features at W = [1, −1] without bias; they only hurt each other when both are active."""
+    """p² (1 + I)/6: two features at W = [1, −1] without bias; they only hurt each other when both are active.
+
+    `p` is the share of inputs on which a feature is active, and `importance` is I, that of the second one.
+    """
     return p**2 * (1 + importance) / 6
 
 

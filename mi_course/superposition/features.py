@@ -20,7 +20,7 @@ from mi_course.superposition.models import MAX_BYTES, ToyModels, WeightedError, 
 
 
 def importances(n: int, ratio: float | int = 1.0) -> Float[Tensor, "n"]:
-    """I_i = ratio^i: what an error on feature i weighs in the loss, the first feature 1."""
+    """I_i = ratio^i: what an error on feature i weighs in the loss, the first of `n` features 1."""
     if n < 1 or not ratio > 0:
         raise CourseError(f"Importances need n ≥ 1 features and a ratio above 0, not n = {n}, ratio {ratio}.")
     return torch.tensor(float(ratio)) ** torch.arange(n)
@@ -30,10 +30,11 @@ def importances(n: int, ratio: float | int = 1.0) -> Float[Tensor, "n"]:
 class Features:
     """A world of n sparse features, uniform on [0, 1] (or [−1, 1] if `signed`) where active.
 
-    `density` is 1−S: one number, one per feature [n], one per model [inst, 1], or both [inst, n].
-    `together`: features come in sets of `set_size` that are active at the same time, each with its own value
-    ("correlated"). `apart`: at most one member of a set is active, chosen evenly ("anticorrelated"); the density
-    is then that of the set. `importance` weighs the squared errors, [n] or [inst, n]; left out, all weigh 1.
+    `density` is 1−S: one number, one per feature [n], one per model [inst, 1], or both [inst, n]. `together`:
+    features come in sets of `set_size` that are active at the same time, each with its own value ("correlated").
+    `apart`: at most one member of a set is active, chosen evenly ("anticorrelated"); the density is then that of the
+    set. `importance` weighs the squared errors, [n] or [inst, n]; left out, all weigh 1. `correlation` is
+    independent, together or apart.
     """
 
     n: int
@@ -87,15 +88,22 @@ class Features:
         """`sample(step)`: x [batch n], or [inst batch n] where densities differ between models.
 
         All models of a step see the same random numbers, so one trained alone sees what it would see in company.
+        `batch` is how many inputs a step has; step and `seed` decide them.
         """
         return lambda step: self.draw(batch, generator(seed, step)).mT
 
     def sample(self, batch: int, rng: torch.Generator) -> Float[Tensor, "*inst batch n"]:
-        """One draw. With r uniform, the feature is active where r < p, and r/p is then uniform again."""
+        """One draw. With r uniform, the feature is active where r < p, and r/p is then uniform again.
+
+        `rng` draws `batch` inputs.
+        """
         return self.draw(batch, rng).mT.contiguous()
 
     def draw(self, batch: int, rng: torch.Generator) -> Float[Tensor, "*inst n batch"]:
-        """The same with the batch last, which is how models of few features compute fastest."""
+        """The same with the batch last, which is how models of few features compute fastest.
+
+        `rng` draws the numbers.
+        """
         p, uniform = self.p.unsqueeze(-1), lambda rows: torch.rand(batch, rows, generator=rng).T.contiguous()
         if self.correlation == "independent" and not self.signed:
             r = uniform(self.n) / -p  # r/p where that is below 1, in few passes
@@ -114,7 +122,7 @@ class Features:
         return torch.where(active, 2 * value - 1 if self.signed else value, 0.0)
 
     def losses(self, models: ToyModels, x: Float[Tensor, "*inst batch n"]) -> Float[Tensor, "inst"]:
-        """Σ_i I_i (|x_i| − x'_i)² of each model, a mean over the batch."""
+        """Σ_i I_i (|x_i| − x'_i)² of each of `models`, a mean over the batch `x`."""
         target, weight = x.abs() if self.signed else x, self.weight.to(x.device) / x.shape[-2]
         relu = models.cfg.output == "relu"
         return WeightedError.apply(models.before_output(x), target, weight, None, relu)
@@ -123,7 +131,10 @@ class Features:
     def expected_losses(
         self, models: ToyModels, samples: int = 2**16, seed: int = 10**6, chunk: int = 2**12
     ) -> Float[Tensor, "inst"]:
-        """The loss of each model on `samples` fresh inputs, the same for all: what restarts are compared by."""
+        """The loss of each model on `samples` fresh inputs, the same for all: what restarts are compared by.
+
+        `models` are run on `chunk` inputs at a time; `seed` draws them.
+        """
         chunk = min(chunk, samples)
         if chunk < 1:
             raise CourseError("An expected loss needs samples ≥ 1 and chunk ≥ 1.")
@@ -137,9 +148,10 @@ class Features:
 class Quadrature:
     """The same world without chance: every set of up to `max_k` active features, integrated by Gauss's rule.
 
-    E[loss] = Σ_k Σ_(|A|=k) P(A) ∫ loss over the values of A: the k-sparse terms of Elhage et al. (2022), where
-    P(A) = Π_A p_i Π_(not A) (1−p_j). `points` [point n] with `weights` [*inst point] is a batch that never changes;
-    `k` [point] says which term a point belongs to. Independent, unsigned features only; n up to about 6.
+    E[loss] = Σ_k Σ_(|A|=k) P(A) ∫ loss over the values of A: the k-sparse terms of Elhage et al. (2022), where P(A) =
+    Π_A p_i Π_(not A) (1−p_j). `points` [point n] with `weights` [*inst point] is a batch that never changes; `k`
+    [point] says which term a point belongs to. Independent, unsigned features only; n up to about 6. `world` is what
+    is integrated, with `nodes` points for each active feature.
     """
 
     def __init__(self, world: Features, nodes: int = 16, max_k: int | None = None):
@@ -173,20 +185,20 @@ class Quadrature:
         self.k = torch.cat(terms)
 
     def sampler(self, batch: int = 0, seed: int = 0) -> Callable[[int], Tensor]:
-        """Every step sees all points."""
+        """Every step sees all points; `batch` and `seed` are there as in `Features.sampler`, and change nothing."""
         return lambda step: self.points
 
     def losses(self, models: ToyModels, x: Float[Tensor, "point n"]) -> Float[Tensor, "inst"]:
-        """The expected loss of each model, exact up to Gauss's rule."""
+        """The expected loss of each of `models`, exact up to Gauss's rule; `x` are all the points."""
         relu = models.cfg.output == "relu"
         return WeightedError.apply(models.before_output(x), x, self.weight, self.weights, relu)
 
     @torch.no_grad()
     def terms(self, models: ToyModels) -> Float[Tensor, "k inst"]:
-        """The part of the expected loss from inputs with exactly k active features, k = 0 … max_k."""
+        """The part of the expected loss of each of `models` from inputs with exactly k active features, k = 0 … max_k."""
         error = (models.squared_errors(self.points) * self.weight.unsqueeze(-2)).sum(-1) * self.weights
         return torch.stack([error[:, self.k == k].sum(1) for k in range(int(self.k.max()) + 1)])
 
     def expected_losses(self, models: ToyModels) -> Float[Tensor, "inst"]:
-        """All terms together."""
+        """All terms together, for each of `models`."""
         return self.terms(models).sum(0)

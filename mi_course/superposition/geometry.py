@@ -27,12 +27,12 @@ REPRESENTED = 0.5  # a feature counts as represented when ‖W_i‖ is above thi
 
 
 def feature_norms(W: Float[Tensor, "*inst m n"]) -> Float[Tensor, "*inst n"]:
-    """‖W_i‖, the length of each feature's direction."""
+    """‖W_i‖, the length of each feature's direction in `W`."""
     return checked(W).norm(dim=-2)
 
 
 def represented(W: Float[Tensor, "*inst m n"], above: float = REPRESENTED) -> Bool[Tensor, "*inst n"]:
-    """Which features have a direction at all: ‖W_i‖ > 0.5."""
+    """Which features of `W` have a direction at all: ‖W_i‖ is `above` 0.5."""
     return feature_norms(W) > above
 
 
@@ -53,7 +53,7 @@ def feature_dimensionality(W: Float[Tensor, "*inst m n"]) -> Float[Tensor, "*ins
 
 
 def cosines(W: Float[Tensor, "*inst m n"]) -> Float[Tensor, "*inst n n"]:
-    """Ŵ_i · Ŵ_j; 0 with a column of zeros."""
+    """Ŵ_i · Ŵ_j for the columns of `W`; 0 with a column of zeros."""
     unit = W / feature_norms(W).unsqueeze(-2).clamp_min(1e-12)
     return unit.mT @ unit
 
@@ -63,8 +63,8 @@ def components(
 ) -> list[list[int]]:
     """The parts into which the interference graph falls: features i, j are linked where |W_i · W_j| > `above`.
 
-    Only represented features count, or those in `of`. A part is one factor of a tegum product: a polytope that
-    has some dimensions to itself.
+    Only represented features count, or those in `of`. A part is one factor of a tegum product: a polytope that has
+    some dimensions to itself. `W` is one model's.
     """
     nodes = torch.nonzero(represented(W) if of is None else of).flatten().tolist()
     links = (W.mT @ W)[nodes][:, nodes].abs() > above
@@ -73,14 +73,20 @@ def components(
 
 
 def cross_part_overlap(W: Float[Tensor, "m n"], parts: Sequence[Sequence[int]]) -> float:
-    """The largest |W_i · W_j| between features of different parts; 0 for one part."""
+    """The largest |W_i · W_j| between features of different parts; 0 for one part.
+
+    `W` holds a column for each feature; `parts` are lists of features, as `components` gives them.
+    """
     dots = (W.mT @ W).abs()
     pairs = [dots[a][:, b].max() for a, b in combinations([list(part) for part in parts], 2)]
     return float(max(pairs, default=torch.tensor(0.0)))
 
 
 def tegum(*shapes: Float[Tensor, "_ _"]) -> Float[Tensor, "m n"]:
-    """The tegum product: each shape in dimensions of its own, block by block; D of each feature stays what it was."""
+    """The tegum product: each shape in dimensions of its own, block by block; D of each feature stays what it was.
+
+    `shapes` are matrices with a column for each feature.
+    """
     return torch.block_diag(*shapes)
 
 
@@ -109,7 +115,8 @@ def square_antiprism(height: float = 1 / math.sqrt(3)) -> Float[Tensor, "3 8"]:
 def tight_frame(n: int, m: int, *, seed: int = 0, rounds: int = 300) -> Float[Tensor, "m n"]:
     """n random unit vectors with WWᵀ = (n/m) I: every D is m/n, whatever the shape. A null for polytopes.
 
-    Alternating projection: the nearest tight frame (WWᵀ)^(−1/2) W, then columns of length 1, until both hold.
+    Alternating projection: the nearest tight frame (WWᵀ)^(−1/2) W, then columns of length 1, until both hold. `seed`
+    draws the first vectors; there are so many `rounds`.
     """
     if not 1 <= m <= n:
         raise CourseError(f"A tight frame needs at least as many vectors as dimensions, not {n} in {m}.")
@@ -122,7 +129,10 @@ def tight_frame(n: int, m: int, *, seed: int = 0, rounds: int = 300) -> Float[Te
 
 
 def polytope(name: str) -> Float[Tensor, "dim n"]:
-    """The corners of a named polytope as columns of unit length, in double precision."""
+    """The corners of a named polytope as columns of unit length, in double precision.
+
+    `name` is one such as pentagon or triangular bipyramid.
+    """
     digon = torch.tensor([[1.0, -1.0]], dtype=torch.double)
     triangle = regular_polygon(3)
     tetrahedron = torch.tensor(
@@ -142,7 +152,7 @@ def polytope(name: str) -> Float[Tensor, "dim n"]:
 def on_list(
     D: Float[Tensor, "*shape"], levels: Collection[float | int], within: float
 ) -> Bool[Tensor, "*shape"]:
-    """Whether each D lies within a distance of some level."""
+    """Whether each D lies `within` a distance of one of the `levels`."""
     levels = torch.tensor(list(levels), dtype=D.dtype)
     return ((D.unsqueeze(-1) - levels).abs() <= within).any(-1)
 
@@ -151,19 +161,28 @@ def on_list(
 
 
 def top_share(W: Float[Tensor, "*inst m n"]) -> Float[Tensor, "*inst m"]:
-    """max_i W_ki² / Σ_i W_ki²: the part of a neuron's squared weight that its largest feature holds; 0 when dead."""
+    """max_i W_ki² / Σ_i W_ki²: the part of a neuron's squared weight that its largest feature holds; 0 when dead.
+
+    `W` has a row for each neuron.
+    """
     mass = checked(W).square()
     total = mass.sum(-1)
     return torch.where(total > 1e-6, mass.amax(-1) / total.clamp_min(1e-12), 0.0)
 
 
 def monosemantic(W: Float[Tensor, "*inst m n"], above: float = 0.95) -> Bool[Tensor, "*inst m"]:
-    """Which neurons listen to one feature: its share of the squared weight is at least 95%. A dead one is not."""
+    """Which neurons listen to one feature: its share of the squared weight is at least 95%. A dead one is not.
+
+    `W` has a row for each neuron; `above` is the share that is asked for.
+    """
     return top_share(W) >= above
 
 
 def features_per_neuron(W: Float[Tensor, "*inst m n"]) -> Float[Tensor, "*inst m"]:
-    """(Σ_i W_ki²)² / Σ_i W_ki⁴: how many features share a neuron, 1 for one, k for k equal ones; 0 when dead."""
+    """(Σ_i W_ki²)² / Σ_i W_ki⁴: how many features share a neuron, 1 for one, k for k equal ones; 0 when dead.
+
+    `W` has a row for each neuron.
+    """
     mass = checked(W).square()
     total = mass.sum(-1)
     return torch.where(total > 1e-6, total**2 / mass.square().sum(-1).clamp_min(1e-12), 0.0)
@@ -175,8 +194,9 @@ def features_per_neuron(W: Float[Tensor, "*inst m n"]) -> Float[Tensor, "*inst m
 def optimal_attack(W: Float[Tensor, "m n"], feature: int, norm: float | int) -> Float[Tensor, "n"]:
     """The small change of the input that moves output i most: along row i of WᵀW, of length `norm` (an L2 attack).
 
-    x'_i changes by (WᵀW)_i · δ to first order, which Cauchy and Schwarz make largest along (WᵀW)_i itself:
-    by norm · ‖(WᵀW)_i‖. Without superposition that row is e_i, and the attack is an honest change of x_i alone.
+    x'_i changes by (WᵀW)_i · δ to first order, which Cauchy and Schwarz make largest along (WᵀW)_i itself: by norm ·
+    ‖(WᵀW)_i‖. Without superposition that row is e_i, and the attack is an honest change of x_i alone. `W` is one
+    model's, and `feature` is i.
     """
     if not 0 <= feature < checked(W).shape[1]:
         raise CourseError(f"There is no feature {feature} among {W.shape[1]}.")
@@ -192,7 +212,7 @@ def optimal_attack(W: Float[Tensor, "m n"], feature: int, norm: float | int) -> 
 
 
 def largest_changes(series: Float[Tensor, "time *rest"], window: int) -> Float[Tensor, "start *rest"]:
-    """|value(t + window) − value(t)| for every start t."""
+    """|value(t + window) − value(t)| for every start t of `series`, whose first axis is time."""
     if not 1 <= window < len(series):
         raise CourseError(f"A window of {window} does not fit into {len(series)} entries.")
     return (series[window:] - series[:-window]).abs()

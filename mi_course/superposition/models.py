@@ -22,7 +22,11 @@ MAX_BYTES = 2**31  # a training step may take this much memory, estimated before
 
 @dataclass(frozen=True)
 class ToyConfig:
-    """The shape of a toy model: n features through m hidden dimensions and back."""
+    """The shape of a toy model: n features through m hidden dimensions and back.
+
+    h = W x, or ReLU(W x) with `hidden="relu"`, which makes neurons special; x' = ReLU(W_out h + b), or without the
+    ReLU with `output="linear"`, the control. `tied`: W_out = Wᵀ; untied, W_out [n m] is learned on its own.
+    """
 
     n: int
     m: int
@@ -50,7 +54,7 @@ class WeightedError(torch.autograd.Function):
     @staticmethod
     def forward(ctx, before, target, weight, share, relu: bool):
         """`before` [inst batch n] the output's ReLU, `target` [*inst batch n], `weight` [*inst n], `share` [*inst batch]
-        or None, all 1.
+        or None, all 1; `relu` says whether there is that ReLU.
         """
         error = (before.relu() if relu else before.clone()).sub_(target)
         ctx.save_for_backward(error, before, weight, share)
@@ -62,6 +66,7 @@ class WeightedError(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
+        """The gradient for `before`, from `grad` [inst]; nothing else gets one."""
         error, before, weight, share = ctx.saved_tensors
         gradient = torch.ops.aten.threshold_backward(error, before, 0.0) if ctx.relu else error.clone()
         gradient.mul_(2 * grad[:, None, None] * weight.unsqueeze(-2))  # inst 1 n
@@ -74,6 +79,7 @@ class ToyModels(nn.Module):
     """Many toy models of one shape: W [inst m n], b [inst n], and W_out [inst n m] where it is not tied.
 
     Each is initialised from its own seed (Xavier normal, zero bias), so that model i does not depend on its company.
+    `config` is the shape; `seeds` are one for each model, or how many, from 0 on.
     """
 
     def __init__(self, config: ToyConfig, seeds: int | Sequence[int] = 1):
@@ -105,7 +111,7 @@ class ToyModels(nn.Module):
         return h.relu() if self.cfg.hidden == "relu" else h
 
     def before_output(self, x: Float[Tensor, "*inst batch n"]) -> Float[Tensor, "inst batch n"]:
-        """W_out h + b, which the output's ReLU reads."""
+        """W_out h + b for inputs `x`, which the output's ReLU reads."""
         if x.shape[-1] != self.cfg.n:
             raise CourseError(f"These models read {self.cfg.n} features; x has shape {list(x.shape)}.")
         if x.ndim == 3 and len(x) not in (1, self.instances):
@@ -124,7 +130,7 @@ class ToyModels(nn.Module):
         return (self(x) - x.abs()).square()
 
     def pick(self, which: Int[Tensor, "pick"] | Sequence[int]) -> ToyModels:
-        """A copy of some of the models."""
+        """A copy of some of the models, `which` are indices."""
         which = torch.as_tensor(which).tolist()
         chosen = ToyModels(self.cfg, [self.seeds[i] for i in which])
         chosen.load_state_dict({name: value[which] for name, value in self.state_dict().items()})
@@ -134,7 +140,10 @@ class ToyModels(nn.Module):
 def with_weights(
     W: Float[Tensor, "*inst m n"], b: Float[Tensor, "*inst n"] | float | int = 0.0, **config
 ) -> ToyModels:
-    """Models with W put in by hand: one [m n] or several [inst m n]; `config` are fields of ToyConfig."""
+    """Models with W put in by hand: one [m n] or several [inst m n]; `config` are fields of ToyConfig.
+
+    `b` is one number for all biases, [n] or [inst n].
+    """
     W = checked(W[None] if W.ndim == 2 else W)
     b = torch.as_tensor(b, dtype=torch.float)
     if W.ndim != 3:
@@ -162,12 +171,18 @@ def checked(W: Tensor) -> Tensor:
 
 
 def step_bytes(instances: int, batch: int, n: int) -> int:
-    """What a training step needs, roughly: eight arrays of the size of the input, 4 bytes a number."""
+    """What a training step needs, roughly: eight arrays of the size of the input, 4 bytes a number.
+
+    So many `instances` (models), a `batch` of inputs of `n` features.
+    """
     return 8 * 4 * instances * batch * n
 
 
 def affordable(models: ToyModels, batch: int, remedy: str) -> None:
-    """Refuse, before anything is computed, what would not fit into memory."""
+    """Refuse, before anything is computed, what would not fit into memory.
+
+    That is a step of `models` on a `batch` of so many inputs; `remedy` ends the sentence.
+    """
     need = step_bytes(models.instances, batch, models.cfg.n)
     if need > MAX_BYTES:
         raise CourseError(

@@ -41,9 +41,10 @@ def train(
 ) -> History:
     """Train all models in place through `training.fit`: Adam, its rate falling linearly to 0 over the run.
 
-    The loss is the sum over models, which Adam treats as each on its own. `l1` adds l1 · Σ|h|, a mean over the batch; one
-    number for all models or one for each.
-    `options` go to `fit` (evaluate, evaluate_at, checkpoint, progress, …); `decay_share` and `warmup` set another schedule.
+    The loss is the sum over models, which Adam treats as each on its own. `l1` adds l1 · Σ|h|, a mean over the batch;
+    one number for all models or one for each. `options` go to `fit` (evaluate, evaluate_at, checkpoint, progress, …);
+    `decay_share` and `warmup` set another schedule. `world` gives the inputs, `batch` of them a step, and `seed`
+    draws them; there are so many `steps`, with `lr` the first rate.
     """
     schedule = {key: options.pop(key) for key in ("decay_share", "warmup") if key in options}
     config = TrainConfig(steps, lr, betas=(0.9, 0.999), **({"decay_share": 1.0, "warmup": 0} | schedule))
@@ -59,7 +60,7 @@ def train(
 
 
 def best_of(losses: Float[Tensor, "inst"], restarts: int) -> Int[Tensor, "setting"]:
-    """Index of the lowest loss among each setting's restarts, which follow one another along `inst`."""
+    """Index of the lowest of `losses` among each setting's `restarts`, which follow one another along `inst`."""
     if bool(losses.isnan().any()):
         raise CourseError("A loss is not a number: there is no lowest one.")
     if restarts < 1 or len(losses) % restarts:

@@ -2,8 +2,8 @@
 
 >>> from mi_course import corpora, models, training
 >>> model = models.TinyTransformer(models.TinyConfig(n_layers=1, d_vocab=24))
->>> history = training.fit(model, lambda step: corpora.repeated_tokens(24, batch=8, period=5, seed=step),
-...                        training.TrainConfig(steps=3), progress=False)
+>>> batches = lambda step: corpora.repeated_tokens(24, batch=8, period=5, seed=step)
+>>> history = training.fit(model, batches, training.TrainConfig(steps=3), progress=False)
 >>> len(history.loss)
 3
 """

@@ -25,7 +25,10 @@ class Checkpoint:
 
     @classmethod
     def of(cls, given: str | Path | Checkpoint | None) -> Checkpoint:
-        """From a path, from `Checkpoint(path, every)`, or from None; a folder is refused before anything is trained."""
+        """From a path, from `Checkpoint(path, every)`, or from None; a folder is refused before anything is trained.
+
+        `given` is one of the three.
+        """
         saved = given if isinstance(given, Checkpoint) else cls(Path(given) if given else None)
         if saved.path is not None and Path(saved.path).is_dir():
             raise CourseError(
@@ -36,16 +39,21 @@ class Checkpoint:
         return saved
 
     def exists(self) -> bool:
+        """Whether there is a file to go on from."""
         return self.path is not None and Path(self.path).exists()
 
     def write(self, run, step: int) -> None:
-        """The state of a run after so many steps."""
+        """The state of a `run` before the `step` of that number."""
         if self.path is not None:
             save_state(self.path, run.model, run.optimizers, run.history, step, run.config)
 
 
 def save_state(path, model, opts, history: History, step: int, config: TrainConfig) -> None:
-    """Model, optimisers, random state and history in one file, so that no kill can leave halves of two steps."""
+    """Model, optimisers, random state and history in one file, so that no kill can leave halves of two steps.
+
+    `path` is the file, `opts` are the optimisers of `model`; `step` is the one to go on from, and `config` what a run
+    must have to do so.
+    """
     if processes.rank() > 0:
         return  # all are in the same state, and the first writes it
     tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
@@ -58,7 +66,10 @@ def save_state(path, model, opts, history: History, step: int, config: TrainConf
 
 
 def resume(path, model, opts, config: TrainConfig) -> tuple[History, int]:
-    """Put everything back as it was; returns the history and the step to go on from."""
+    """Put everything back as it was; returns the history and the step to go on from.
+
+    `path` is the file, `opts` are the optimisers of `model`; a file of a run with another `config` is refused.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             card = json.loads(file.metadata()["card"])

@@ -12,7 +12,16 @@ from mi_course.errors import CourseError, nearest
 
 @dataclass(repr=False)
 class History:
-    """What happened: one entry a step in `loss` (nats) and `lr`, one dict (with its `step`) an evaluation or a note."""
+    """What happened: one entry a step in `loss` (nats) and `lr`, one dict (with its `step`) an evaluation or a note.
+
+    Args:
+        loss: of each step, in nats where it is a next-token loss.
+        lr: the learning rate of each step.
+        tokens: how many were seen in all (or samples).
+        seconds: how long it took.
+        evaluations: what `evaluate` measured, with its step.
+        notes: of callbacks after a step, in passing.
+    """
 
     loss: list[float] = field(default_factory=list)
     lr: list[float] = field(default_factory=list)
@@ -31,7 +40,11 @@ class History:
         return range(len(self.loss))
 
     def record(self, step: int, loss: float, lr: float, batch: Tensor, seconds: float, noted: dict) -> None:
-        """What there is to remember of one step."""
+        """What there is to remember of one `step`.
+
+        Its `loss`, its rate `lr`, its `batch` (which is counted), the `seconds` since the start, and what callbacks
+        `noted`.
+        """
         self.loss.append(loss)
         self.lr.append(lr)
         self.tokens += len(batch) if batch.is_floating_point() else batch.numel()
@@ -40,7 +53,7 @@ class History:
             self.notes.append({"step": step + 1, **noted})
 
     def series(self, name: str) -> tuple[list[int], list]:
-        """Steps and values of one evaluated or noted quantity."""
+        """Steps and values of one evaluated or noted quantity, `name`."""
         rows = [row for row in (*self.evaluations, *self.notes) if name in row]
         if not rows:
             known = {key for row in (*self.evaluations, *self.notes) for key in row} - {"step"}
@@ -55,7 +68,10 @@ class History:
         return ((total[end] - total[start]) / (end - start)).tolist()
 
     def plot(self, title: str, alt: str, caption: str = "", width: int = 20):
-        """The loss against the step, as a figure."""
+        """The loss against the step, as a figure.
+
+        `title`, `alt` and `caption` are the figure's words; each point is a mean over `width` steps.
+        """
         from mi_course import plots
 
         return plots.line(
@@ -65,7 +81,10 @@ class History:
 
 
 class TrainingDiverged(CourseError):
-    """The loss is not a number any more; `history` holds all that came before."""
+    """The loss is not a number any more; `history` holds all that came before.
+
+    `step` is where, `loss` what it became, `lr` the rate then.
+    """
 
     def __init__(self, step: int, loss: float, lr: float, history: History):
         super().__init__(

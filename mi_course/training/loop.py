@@ -27,7 +27,10 @@ from mi_course.training.watching import between_steps, progress_bar, say
 
 
 class Run:
-    """What the steps of one training have in common, and what has happened so far."""
+    """What the steps of one training have in common, and what has happened so far.
+
+    `model` is trained as `config` says; `loss(model, batch)` is what falls.
+    """
 
     def __init__(self, model: nn.Module, config: TrainConfig, loss: Callable[[nn.Module, Tensor], Tensor]):
         self.model, self.config, self.loss, self.history = model, config, loss, History()
@@ -44,7 +47,10 @@ class Run:
         return self.config.lr * factor
 
     def train_step(self, batch: Tensor, step: int) -> tuple[float, float]:
-        """Rates, loss, gradients, one move of the weights; returns the loss before it and the learning rate."""
+        """Rates, loss, gradients, one move of the weights; returns the loss before it and the learning rate.
+
+        `batch` is what the loss is taken on, `step` its number, for the schedule.
+        """
         lr = self.set_rates(step)
         value = checked_loss(self.loss(self.model, batch))
         number = value.item()
@@ -64,10 +70,10 @@ class Callback:
     """What else happens around the steps of `fit`: override what is needed."""
 
     def before(self, run: Run, step: int) -> None:
-        """Sees the model before the step of that number: 0 is untrained, `config.steps`, asked last, is trained."""
+        """Sees the model of `run` before the `step` of that number: 0 is untrained, `config.steps`, asked last, is trained."""
 
     def after(self, run: Run, step: int) -> dict | None:
-        """May change weights and optimiser states after the step; what it returns is noted and shown in the bar."""
+        """May change weights and optimiser states of `run` after the `step`; what it returns is noted and shown in the bar."""
 
 
 class Evaluation(Callback):
@@ -77,6 +83,7 @@ class Evaluation(Callback):
         self.measure, self.at = measure, at
 
     def before(self, run: Run, step: int) -> None:
+        """Measures the model of `run` before the `step` of that number, if it is one of those asked for."""
         if step not in self.at or any(row["step"] == step for row in run.history.evaluations):
             return  # a resumed run does not measure a step twice
         was_training = run.model.training
@@ -93,6 +100,7 @@ class Snapshots(Callback):
         self.keep, self.at = keep, at
 
     def before(self, run: Run, step: int) -> None:
+        """Hands the model of `run` on before the `step` of that number, if it is one of those asked for."""
         if step in self.at:
             self.keep(run.model, step)
 

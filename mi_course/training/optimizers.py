@@ -25,9 +25,9 @@ def orthogonalised(G: Float[Tensor, "*n rows cols"], steps: int = 5) -> Float[Te
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised: every step moves all directions of a matrix by the same amount.
 
-    Attention weights [head d_model d_head] count as one d_model × (head d_head) matrix. Matrices of one shape
-    are orthogonalised together. The step is scaled by √(out/in), so that it changes what is written by as much
-    whatever the shape.
+    Attention weights [head d_model d_head] count as one d_model × (head d_head) matrix. Matrices of one shape are
+    orthogonalised together. The step is scaled by √(out/in), so that it changes what is written by as much whatever
+    the shape. `params` are matrices, `lr` the size of a step, `momentum` how much of the last ones stays.
     """
 
     def __init__(self, params, lr: float = 0.02, momentum: float = 0.95):
@@ -35,6 +35,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
+        """One step of all parameters that have a gradient; `closure` is not used."""
         for group in self.param_groups:
             by_shape: dict[tuple, list] = {}  # in, out
             for p in group["params"]:
@@ -51,14 +52,17 @@ class Muon(torch.optim.Optimizer):
 
 
 def as_matrix(W: Tensor) -> Tensor:
-    """Heads side by side: [head d_model d_head] → [d_model, head d_head], and W_O [head d_head d_model] → [.., d_model]."""
+    """Heads side by side: [head d_model d_head] → [d_model, head d_head], and W_O [head d_head d_model] → [.., d_model].
+
+    `W` is one weight, which stays as it is with two axes.
+    """
     if W.ndim == 2:
         return W
     return W.transpose(0, 1).flatten(1) if W.shape[1] >= W.shape[2] else W.flatten(0, 1)
 
 
 def from_matrix(M: Tensor, shape: torch.Size) -> Tensor:
-    """The inverse of `as_matrix`."""
+    """The inverse of `as_matrix`: the matrix `M` in the weight's own `shape`."""
     if len(shape) == 2:
         return M
     n, rows, cols = shape
@@ -66,7 +70,10 @@ def from_matrix(M: Tensor, shape: torch.Size) -> Tensor:
 
 
 def optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW over everything, or Muon over the matrices inside `blocks` and AdamW over the rest."""
+    """AdamW over everything, or Muon over the matrices inside `blocks` and AdamW over the rest.
+
+    `model` has the parameters; `config` says which optimiser, and its rates.
+    """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     inner = [p for name, p in named if config.optimizer == "muon" and "blocks." in name and p.ndim >= 2]
     rest = [p for name, p in named if all(p is not q for q in inner)]
@@ -80,7 +87,10 @@ def optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimi
 
 
 def by_rate(named, chosen: list, lr: float, config: TrainConfig) -> list[dict]:
-    """Parameter groups: one for every factor in `config.rates` that some of the chosen parameters have."""
+    """Parameter groups: one for every factor in `config.rates` that some of the `chosen` parameters have.
+
+    `named` are (name, parameter) pairs; a group's rate is `lr` times its factor.
+    """
     groups: dict[float, list] = {}
     for name, p in named:
         if any(p is q for q in chosen):

@@ -17,7 +17,11 @@ from mi_course.training.history import History
 
 
 def say(loss: float, noted: dict | None, history: History, batch: Tensor) -> str:
-    """What stands behind the progress bar."""
+    """What stands behind the progress bar.
+
+    The `loss`, what callbacks `noted`, and the speed: `history` knows how many tokens or, where a `batch` holds
+    numbers, samples.
+    """
     shown = {"loss": loss, **(noted or {})}
     what = "samples" if batch.is_floating_point() else "tokens"
     speed = f"{history.tokens / history.seconds:,.0f} {what}/s"
@@ -25,7 +29,10 @@ def say(loss: float, noted: dict | None, history: History, batch: Tensor) -> str
 
 
 def progress_bar(start: int, end: int, progress: bool) -> tqdm:
-    """The steps from start to end with a bar; `bar.watched` says whether somebody looks at it."""
+    """The steps from `start` to `end` with a bar; `bar.watched` says whether somebody looks at it.
+
+    Without `progress` there is none.
+    """
     logged = in_a_log()
     pace = {"mininterval": 30, "maxinterval": 30} if logged else {"mininterval": 0.5}
     bar = tqdm(range(start, end), initial=start, total=end, disable=quiet(progress), unit="step", **pace)
@@ -34,7 +41,10 @@ def progress_bar(start: int, end: int, progress: bool) -> tqdm:
 
 
 def quiet(progress: bool) -> bool:
-    """Bars are off on request, where TQDM_DISABLE is set, as under test, and in all processes but the first."""
+    """Bars are off on request, where TQDM_DISABLE is set, as under test, and in all processes but the first.
+
+    `progress` is what was asked for.
+    """
     return not progress or processes.rank() > 0 or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
 
 
