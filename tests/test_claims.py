@@ -383,6 +383,20 @@ def test_the_closing_table_says_what_is_open():
         verdicts("1")
 
 
+def test_the_table_of_nulls_shows_each_beside_its_effect(page, monkeypatch):
+    rows_instead(monkeypatch, ledger(page()))
+    assert repr(claims.null_table("01")) == ""  # nothing is settled yet
+    settle("XX-01", gap=0.01, exact=0.0, broken=0.05, aside=1.0)
+    table = claims.null_table("01")
+    assert repr(table) == "XX-01 · broken beside gap"
+    view = table._repr_html_()
+    assert "the gap of a broken method" in view and "≥ 0.1" in view and "✘" in view
+    assert "gap " in view and "(≤ 0.02 nats)" in view
+    assert "0.05" not in sanitised(view) and "0.01" not in sanitised(view)
+    with pytest.raises(claims.SettleError, match="No claim belongs to notebook '1'"):
+        claims.null_table("1")
+
+
 # --- what is stored in a notebook ----------------------------------------------------------------
 
 

@@ -18,7 +18,39 @@ def test_the_phase_report_finds_a_planted_change():
     assert report["window_overlap"] == 1 and report["score_in_window"] > 0.9
     assert report["before_share"] < 0.1 and report["late_deviation"] < 1e-5
     assert 150 <= report["loss_turns_down_at"] <= 250
+    assert 0.15 <= report["window_width"] <= 0.2
     assert "half_height_ratio" not in report
+
+
+def test_a_curve_that_only_settles_is_its_own_null():
+    """An exponential score, heads and loss: the exponential beside it says the same, and so does one layer."""
+    step = torch.arange(0, 1010, 10)
+    settle = 1 - torch.exp(-step / 100)
+    log = {"step": step, "icl": -settle, "prefix": settle[:, None, None], "held_out": 3 - settle}
+    log["token_losses"] = torch.stack([3 - settle, 2 - settle**2], 1)
+    report = reports.phase_report({"induction-2l": log, "induction-1l": log})
+    for name in ("score_in_window", "before_share"):
+        null = name.replace("score", "exponential").replace("before_share", "exponential_before")
+        assert abs(report[name] - report[null]) < 0.1, name  # the curve is smoothed, its fit is not
+        assert report[name] == report[f"one_layer_{name}"]
+    planted = ((step - 400) / 50).clamp(0, 1)  # a change that no exponential makes
+    found = reports.timing(log | {"icl": -planted, "prefix": planted[:, None, None]})
+    assert found["score_in_window"] == 1 and found["exponential_in_window"] < 0.6
+    assert found["before_share"] == 0 and found["exponential_before"] > 0.3
+    assert torch.equal(reports.best_exponential(step, 0 * settle), 0 * settle)
+
+
+def test_a_curve_flat_from_the_start_has_a_window_at_once():
+    step = torch.arange(0, 1010, 10)
+    flat = {
+        "step": step,
+        "icl": -torch.ones(101),
+        "prefix": torch.ones(101, 1, 1),
+        "held_out": 3 - step / 1e3,
+    }
+    found = reports.timing(flat)
+    assert (found["window_from"], found["window_to"], found["window_width"]) == (0, 0, 0)
+    assert found["before_share"] == 1
 
 
 def test_only_the_direct_write_is_taken_off():

@@ -334,6 +334,38 @@ def test_resampling_goes_by_the_square_of_the_loss():
     assert float((picked == 1).float().mean()) == pytest.approx(16 / 17, abs=0.02)
 
 
+def test_the_control_of_resampling_draws_all_inputs_alike():
+    """Two kinds of input, as above: drawn uniformly each comes half of the time, in a run as well."""
+    one = sae.SparseAutoencoder(sae.SaeConfig(2, 4000, "relu"))
+    with torch.no_grad():
+        one.W_dec.zero_()
+    x = torch.cat([torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 2.0]])])
+    picked = sae.resample_(one, torch.ones(4000, dtype=torch.bool), x, by="uniform")
+    assert float((picked == 1).float().mean()) == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize(("by", "lowest", "highest"), [("loss", 0.9, 1.0), ("uniform", 0.0, 0.3)])
+def test_a_run_resamples_as_its_config_says(by, lowest, highest):
+    """One input in twenty is thirty times as long, and the dictionary explains none: where do dead features go?"""
+    one = sae.SparseAutoencoder(sae.SaeConfig(8, 400, "relu", l1=0.5)).start_from(noise(0, 256))
+    with torch.no_grad():
+        one.b_enc.fill_(-1e4)  # all are silent from the start
+    odd = torch.nn.functional.one_hot(torch.tensor(3), 8).float()
+    pool = torch.cat([noise(1, 190), 30 * odd.expand(10, 8)])
+    config = sae.SaeTraining(2, batch=32, lr=1e-6, dead_after=1, resample_at=(0.5,), resample_by=by)
+    sae.train(one, noise, config, pool=lambda: pool)
+    share = float((one.W_dec[:, 3].abs() > 0.98).float().mean())
+    assert lowest <= share <= highest
+
+
+def test_an_unknown_draw_is_refused_before_training():
+    one = one_of("relu", d_sae=12)
+    with pytest.raises(CourseError, match="drawn by loss or uniform, not by 'los'. Did you mean 'loss'"):
+        sae.train(one, noise, sae.SaeTraining(2, resample_by="los"))
+    with pytest.raises(CourseError, match="not by 'square'"):
+        sae.resample_(one, torch.ones(12, dtype=torch.bool), noise(0, 64), by="square")
+
+
 def test_tied_reads_along_what_it_writes():
     one = sae.SparseAutoencoder(sae.SaeConfig(8, 20, "relu", l1=0.5, tied=True)).start_from(noise(0, 256))
     history = sae.train(one, noise, sae.SaeTraining(60, batch=32, lr=0.02))

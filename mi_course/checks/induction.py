@@ -225,11 +225,11 @@ def check_say_two_on(function: object) -> None:
         "the circuit still says what came one after.": after(1),
         "it says what came three after: one step too far.": after(3),
         "it says the present token again: the shift is gone.": after(0),
-        "the head rests on the start token, for layer 1 looks at the future, which the mask hides.": after(
+        "the head rests on the start token, for the first layer looks at the future, which the mask hides.": after(
             -2
         ),
-        "layer 1 writes nothing any more, so nothing matches.": no_output,
-        "in the first copy it should say nothing, for nothing came before: layer 2 has lost its place of rest.": no_rest,
+        "the first layer writes nothing any more, so nothing matches.": no_output,
+        "in the first copy it should say nothing, for nothing came before: the second layer has lost its place of rest.": no_rest,
     }
     mistakes = {sentence: (lambda i, e=edit: told(e, periods[i])) for sentence, edit in wrong.items()}
     say = "one matrix moved, and every guess with it"

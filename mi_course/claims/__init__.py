@@ -36,11 +36,13 @@ from mi_course.claims.settling import (
     PAYLOAD,
     Computed,
     NotRun,
+    NullTable,
     Settled,
     Verdicts,
     computed,
     forget,
     not_run,
+    null_table,
     settle,
     verdicts,
 )

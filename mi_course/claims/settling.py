@@ -199,6 +199,50 @@ def verdicts(notebook: str) -> Verdicts:
     return Verdicts(notebook, {id: _settled.get((id, notebook)) for id in mine})
 
 
+@dataclass(frozen=True)
+class NullTable:
+    """What broken methods score in one notebook, as settled so far in this process, beside what they are nulls of."""
+
+    notebook: str
+    settled: tuple[Settled, ...]
+
+    def pairs(self) -> list[tuple[Settled, Measure]]:
+        """Each null with the claim it belongs to."""
+        return [
+            (one, m)
+            for one in self.settled
+            for m in one.claim.measures_of(self.notebook).values()
+            if m.null_of
+        ]
+
+    def __repr__(self) -> str:
+        return "\n".join(
+            f"{one.claim.id} · {m.name} beside {', '.join(m.null_of)}" for one, m in self.pairs()
+        )
+
+    def _repr_html_(self) -> str:
+        columns = ("claim", "null", "what it is", "scores", "bound", "kept", "beside")
+        return _table(columns, [self._row(one, measure) for one, measure in self.pairs()])
+
+    def _row(self, one: Settled, null: Measure) -> str:
+        measures = one.claim.measures_of(self.notebook)
+        shown = lambda name: f'<span class="mi-n">{shown_value(one.values[name])}</span>'
+        beside = "; ".join(
+            f"{of} {shown(of)} ({html.escape(measures[of].shown_bound())})" for of in null.null_of
+        )
+        return (
+            f"<tr><th scope='row'{LEFT}>{one.claim.id}</th><td{LEFT}>{null.name}</td>"
+            f"<td{LEFT}>{_prose(null.what)}</td><td>{shown(null.name)}</td>"
+            f"<td>{html.escape(null.shown_bound())}</td><td>{'✔' if null.met(one.values[null.name]) else '✘'}</td>"
+            f"<td{LEFT}>{beside}</td></tr>"
+        )
+
+
+def null_table(notebook: str) -> NullTable:
+    """Every null of a notebook beside its effect, for its last section: what would a broken method have scored?"""
+    return NullTable(notebook, tuple(one for one in verdicts(notebook).settled.values() if one))
+
+
 def _unsettled(id: str) -> str:
     return NOT_RUN if id in _not_run else "open"
 

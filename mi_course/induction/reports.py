@@ -71,23 +71,13 @@ def induction_report(
 def phase_report(logs: dict[str, dict[str, Tensor]]) -> Report:
     """IH-02, IH-03, IH-05 and IH-07 from the logs of one seed's models."""
     log, step = logs["induction-2l"], logs["induction-2l"]["step"]
-    icl, top = smoothed(log["icl"]), smoothed(log["prefix"].flatten(1).amax(1))
-    window, fifth = rise_window(step, top), len(step) // 5
-    opened = int((step < window[0]).sum())
-    report = {
-        "window_from": window[0],
-        "window_to": window[1],
-        "before_share": float(log["icl"][max(0, opened - 5) : opened].mean() / icl[-1]),
-        "late_deviation": float((icl[2 * len(icl) // 3 :] / icl[-1] - 1).abs().max()),
-        "window_overlap": window_overlap(window, rise_window(step, icl)),
-        "score_in_window": float(((icl[fifth:] - icl[:-fifth]) / icl[-1]).max()),
-        "loss_turns_down_at": int(step[bend(log["held_out"]).nan_to_num(torch.inf).argmin()]),
-    }
+    icl, report = smoothed(log["icl"]), timing(log)
     if "induction-2l-smeared" in logs:
         faster = smoothed(logs["induction-2l-smeared"]["icl"])
         half = [int(step[(curve <= icl[-1] / 2).nonzero()[0, 0]]) for curve in (icl, faster)]
         report["half_height_ratio"] = half[1] / half[0]
     if "induction-1l" in logs:
+        report |= {f"one_layer_{name}": value for name, value in timing(logs["induction-1l"]).items()}
         angles = trajectory_angles(log, logs["induction-1l"])
         report["largest_turn"], report["largest_turn_at"] = (
             float(angles[0].max()),
@@ -95,6 +85,40 @@ def phase_report(logs: dict[str, dict[str, Tensor]]) -> Report:
         )
         report["one_layer_turn_share"] = float(angles[1].max() / angles[0].max())
     return report
+
+
+def timing(log: dict[str, Tensor]) -> Report:
+    """When a run's score, heads and loss change: IH-02 and IH-03, with the exponential that fits the score best as null.
+
+    Of one run alone, whatever its layers: for a model of one layer the same numbers say what a bound on them is worth.
+    """
+    step, icl = log["step"], smoothed(log["icl"])
+    window, of_score = rise_window(step, smoothed(log["prefix"].flatten(1).amax(1))), rise_window(step, icl)
+    opened, fifth = int((step < window[0]).sum()), max(1, len(step) // 5)
+    before, smooth = slice(max(0, opened - 5), max(1, opened)), best_exponential(step, icl)
+    in_a_fifth = lambda values: float(((values[fifth:] - values[:-fifth]) / values[-1]).max())
+    return {
+        "window_from": window[0],
+        "window_to": window[1],
+        "score_from": of_score[0],
+        "score_to": of_score[1],
+        "window_overlap": window_overlap(window, of_score),
+        "window_width": max(window[1] - window[0], of_score[1] - of_score[0]) / int(step[-1]),
+        "before_share": float(log["icl"][before].mean() / icl[-1]),
+        "exponential_before": float(smooth[before].mean() / smooth[-1]),
+        "late_deviation": float((icl[2 * len(icl) // 3 :] / icl[-1] - 1).abs().max()),
+        "score_in_window": in_a_fifth(icl),
+        "exponential_in_window": in_a_fifth(smooth),
+        "loss_turns_down_at": int(step[bend(log["held_out"]).nan_to_num(torch.inf).argmin()]),
+    }
+
+
+def best_exponential(step: Int[Tensor, "eval"], curve: Float[Tensor, "eval"]) -> Float[Tensor, "eval"]:
+    """a (1 − exp(−step / τ)) with the τ and a of least squares: a curve that settles and makes no change anywhere."""
+    shapes = 1 - torch.exp(-step[:, None] / torch.logspace(1.5, 4.5, 300))
+    height = (shapes * curve[:, None]).sum(0) / shapes.square().sum(0)
+    best = int((height * shapes - curve[:, None]).square().sum(0).argmin())
+    return height[best] * shapes[:, best]
 
 
 def trajectory_angles(
@@ -177,6 +201,7 @@ def knock_out_report(
         shares = {head: gone([head]) for head in heads if head not in previous_heads}
         report["largest_other_share"] = max(shares[h] for h in shares if h not in induction)
         report["largest_other_first_rule"] = max(shares[h] for h in shares if h not in matching)
+        report["others_together"] = gone([head for head in shares if head not in matching])
         report["previous_head_difference"] = gone([previous], keep=False) - gone([previous])
     return report
 

@@ -200,7 +200,7 @@ def labels(
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """(induction heads, previous-token heads) of a two-layer model.
 
-    An induction head is labelled by its weights alone, so that its behaviour can be tested: a head of layer 2 whose
+    An induction head is labelled by its weights alone, so that its behaviour can be tested: a head of the second layer whose
     OV circuit and whose QK term through the strongest previous-token head both have an eigenvalue score above
     `bound` (MF-13). A previous-token head gives more than half of its attention to the token before. `scores`
     are `head_scores`. The rule that was written first, prefix score above 0.3, misses a weak head of seed 0:

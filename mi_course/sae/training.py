@@ -14,7 +14,7 @@ from torch import Tensor
 from mi_course import processes
 from mi_course.activations import Store, sinks
 from mi_course.corpora.corpus import generator
-from mi_course.errors import CourseError, kind_of
+from mi_course.errors import CourseError, kind_of, nearest
 from mi_course.sae import step as sae_step
 from mi_course.sae.dictionary import SparseAutoencoder, as_rows, check_activations
 from mi_course.sae.losses import fast_loss, loss, projected
@@ -22,6 +22,7 @@ from mi_course.sae.measures import l0, unexplained
 from mi_course.training import Callback, History, Run, TrainConfig, fit
 
 ALL_DEAD = 20  # steps in which no feature is active: training stops
+DRAWS = ("loss", "uniform")  # how a dead feature's input is drawn
 
 
 # -- training ------------------------------------------------------------------------------------
@@ -40,6 +41,7 @@ class SaeTraining:
         penalty_warmup: share of the steps over which the penalty rises.
         dead_after: inputs without activity until a feature counts as dead.
         resample_at: shares of the run at which dead features are reset.
+        resample_by: "loss" draws their inputs in proportion to the squared loss, "uniform" without looking (the control).
         seed: of everything drawn.
     """
 
@@ -51,6 +53,7 @@ class SaeTraining:
     penalty_warmup: float = 0.2  # share of the steps over which the penalty rises to its value
     dead_after: int = 100_000  # inputs without activity until a feature counts as dead
     resample_at: tuple[float, ...] = ()  # shares of the run at which dead features are reset
+    resample_by: str = "loss"  # how their inputs are drawn: one of DRAWS
     seed: int = 0
 
 
@@ -118,7 +121,8 @@ class Upkeep(Callback):
         sae.step.fill_(step + 1)
         if step + 1 in self.resample_at:
             dead = self.dead
-            resample_(sae, dead, self.pool(), run.optimizers, seed=self.config.seed + step + 1)
+            seed, by = self.config.seed + step + 1, self.config.resample_by
+            resample_(sae, dead, self.pool(), run.optimizers, seed=seed, by=by)
             sae.silent[dead] = 0
             return {"resampled": int(dead.sum())}
         if int(sae.silent.min()) >= ALL_DEAD * self.config.batch and step + 1 > max(
@@ -169,6 +173,7 @@ def train(
     """
     if not isinstance(config, SaeTraining):
         raise CourseError(f"The third argument is a SaeTraining(steps=…), not {kind_of(config)}.")
+    check_draw(config.resample_by)
     sample = rows_of(sae, sample, config)
     upkeep = Upkeep(sae, config, pool, fast)
     schedule = TrainConfig(
@@ -208,6 +213,14 @@ def rows_of(sae: SparseAutoencoder, sample: Any, config: SaeTraining) -> Any:
     return rows
 
 
+def check_draw(by: str) -> None:
+    """Refuse a name that is none of DRAWS."""
+    if by not in DRAWS:
+        raise CourseError(
+            f"Dead features are drawn by {' or '.join(DRAWS)}, not by {by!r}.{nearest(str(by), DRAWS)}"
+        )
+
+
 @torch.no_grad()
 def resample_(
     sae: SparseAutoencoder,
@@ -215,19 +228,24 @@ def resample_(
     x: Any,
     optimizers: Collection[torch.optim.Optimizer] = (),
     seed: int = 0,
+    by: str = "loss",
 ) -> Int[Tensor, "dead"]:
     """Give each dead feature an input of x [… d_in] that `sae` explains badly, drawn in proportion to its squared loss.
+
+    With `by="uniform"` all inputs are equally likely: the control that tells the drawing from the rest of the reset.
 
     Decoder row: the input less b_dec, at length 1. Encoder column: the same direction at 0.2 of the mean length of
     the living ones. Bias 0, and Adam forgets these entries. Returns which inputs were taken. `optimizers` are those
     whose state is forgotten; `seed` draws the inputs.
     """
+    check_draw(by)
     n = int(dead.sum())
     if not n:
         return torch.empty(0, dtype=torch.long)
     x = as_rows(x).to(sae.W_dec.dtype)
     squared = (sae.scale * (x - sae(x))).square().sum(-1).square()  # loss²
-    picked = torch.multinomial(squared.cpu(), n, replacement=n > len(x), generator=generator(seed))
+    weight = squared.cpu() if by == "loss" else torch.ones(len(x))
+    picked = torch.multinomial(weight, n, replacement=n > len(x), generator=generator(seed))
     direction = x[picked] * sae.scale - sae.b_dec
     direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(1e-8)
     alive = sae.W_enc[:, ~dead].norm(dim=0).mean() if bool((~dead).any()) else torch.tensor(1.0)
