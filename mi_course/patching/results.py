@@ -155,13 +155,15 @@ class PatchResult:
         *,
         title: str = "",
         caption: str = "",
+        alt: str = "",
         tokens: Sequence | None = None,
         intervals: bool | None = None,
     ) -> plots.Figure:
         """A heat map of the effects (bars where there is one axis), positions named by `tokens`.
 
         `intervals`: 95% over prompts, on bars (the default) or as two more maps, of their lower and upper ends.
-        `title` says the finding (default: what was patched), `caption` what to see.
+        `title` says the finding (default: what was patched), `caption` what to see, `alt` what is seen, for who does
+        not see it (default: the five largest effects).
         """
         effect, names = self.effect.detach().cpu(), list(self.axes)
         labels = {name: [str(label) for label in self.axes[name]] for name in names}
@@ -170,7 +172,8 @@ class PatchResult:
         unit = f"effect on {self.metric}" + (", estimated" if self.approximate else "")
         words = {
             "title": title or f"{self.what}, {self.direction}: share of the gap that each patch moves",
-            "caption": caption, "alt": f"Largest effects: {', '.join(f'{k} {v:.2f}' for k, v in self.top(5))}.",
+            "caption": caption,
+            "alt": alt or f"Largest effects: {', '.join(f'{k} {v:.2f}' for k, v in self.top(5))}.",
         }  # fmt: skip
         ends = self._drawn_interval(len(names) == 1 if intervals is None else intervals)
         if len(names) == 1:
