@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
+from scipy.stats import ttest_ind
 from torch import Tensor
 
 from mi_course.errors import CourseError
@@ -15,11 +16,12 @@ from mi_course.probing.probes import logistic_probe
 
 
 class ConceptTest(NamedTuple):
-    """What a concept scores, and what random sets score that were treated as concepts."""
+    """What a concept's vectors score, what as many random vectors score, and how surprising that is."""
 
-    score: float  # mean over the counter-sets
-    random_scores: Float[Tensor, "set"]
-    p: float  # two-sided, by rank among the random ones
+    scores: Float[Tensor, "vector"]
+    random_scores: Float[Tensor, "vector"]
+    p: float  # two-sided, by rank: how many random vectors lie as far from ½ as the concept's mean
+    t_p: float  # two-sided, by the paper's t-test of the two sets of scores
 
 
 def concept_vector(concept, counter, l2: float | int = 1.0) -> Float[Tensor, "d"]:
@@ -39,26 +41,31 @@ def tcav_score(gradients, vector: Float[Tensor, "d"]) -> float:
 
 
 def concept_test(
-    gradients, concept, counters: Sequence, randoms: Sequence, l2: float | int = 1.0
+    gradients, concepts: Sequence, counters: Sequence, randoms: Sequence, l2: float | int = 1.0
 ) -> ConceptTest:
-    """TCAV score of a concept, and its p-value among random sets that take the concept's part.
+    """TCAV scores of a concept, tested against random vectors.
 
-    The concept meets every counter-set, and so does every random set; p = (1 + how many random sets lie as far from ½) /
-    (1 + how many there are). With 50 of them p is at least 1/51. The paper's own test is a t-test of the concept's scores
-    against random ones; its p shrinks as counter-sets are added, since they all share one concept.
+    Each set of examples meets a counter-set, and each random set the same one. p is (1 + how many random scores lie as
+    far from ½ as the concept's mean) / (1 + how many there are): with 50 of them at least 1/51. The paper's t-test
+    compares means, so it finds *any* difference as vectors are added, one without account too; and where all gradients
+    point one way random scores are 0 or 1, and no rank can be extreme. Look at both, and at the scores.
 
     Args:
         gradients: of the class's logit at the activations of its inputs [row d].
-        concept: activations of the examples [row d].
-        counters: sets of activations [row d] to tell them from.
-        randoms: sets of activations [row d] that are put in the concept's place.
+        concepts: sets of activations [row d] of examples, fresh ones for each vector.
+        counters: as many sets to tell them from.
+        randoms: as many sets that are put in the examples' place.
         l2: the probes' penalty.
     """
+    if not len(concepts) == len(counters) == len(randoms):
+        raise CourseError("Give as many sets of examples as counter-sets and random sets: each meets one.")
     if len(randoms) < 19:
-        raise CourseError(f"Among {len(randoms)} random sets no p-value gets below .05: take at least 19.")
-    against = lambda rows: (
-        sum(tcav_score(gradients, concept_vector(rows, counter, l2)) for counter in counters) / len(counters)
-    )
-    score, chance = against(concept), torch.tensor([against(rows) for rows in randoms]).double()
-    as_far = int(((chance - 0.5).abs() >= abs(score - 0.5) - 1e-12).sum())
-    return ConceptTest(score, chance, (1 + as_far) / (1 + len(randoms)))
+        raise CourseError(f"Among {len(randoms)} random vectors no p-value gets below .05: take at least 19.")
+    scored = lambda sets: torch.tensor(
+        [tcav_score(gradients, concept_vector(rows, other, l2)) for rows, other in zip(sets, counters)]
+    ).double()
+    scores, chance = scored(concepts), scored(randoms)
+    as_far = int(((chance - 0.5).abs() >= (scores.mean() - 0.5).abs() - 1e-12).sum())
+    spread = bool(scores.std() + chance.std() > 0)
+    t_p = float(ttest_ind(scores + 0.0, chance, equal_var=False).pvalue) if spread else 1.0
+    return ConceptTest(scores, chance, (1 + as_far) / (1 + len(chance)), t_p)

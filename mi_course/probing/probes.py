@@ -137,7 +137,7 @@ def auc(scores, z) -> float:
     return float((ranks[z].sum() - n * (n + 1) / 2) / (n * (len(z) - n)))
 
 
-def precision_at(base_rate: float, hits: float | int, false_alarms: float | int) -> float:
+def precision_at(base_rate: float | int, hits: float | int, false_alarms: float | int) -> float:
     """Share of alarms that are right, π t / (π t + (1 − π) f) (Bayes).
 
     π is how common the thing is (`base_rate`), t the share of it that raises an alarm (`hits`), f the share of all else
