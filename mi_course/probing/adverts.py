@@ -49,7 +49,7 @@ class Adverts:
     """How such data are made."""
 
     habit: float | int = 1.5  # log odds between the groups that nothing but the group explains
-    proxy: float | int = 0.8  # mean of a proxy in group 1; its negative in group 0
+    proxy: float | int = 0.4  # mean of a proxy in group 1; its negative in group 0
     hours: float | int = 0.6  # the same for hours
     agree: float | int = 0.8  # how often the sign of the pair's product tells the group
 
