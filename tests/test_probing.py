@@ -1,6 +1,10 @@
 """Probes, erasures, concept vectors and the planted worlds of notebook 10: definitions, guarantees, bad input."""
 
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +15,8 @@ from sklearn.preprocessing import StandardScaler
 
 from mi_course import probing
 from mi_course.errors import CourseError
+
+PUBLISHED = Path(__file__).parents[1] / "build" / "erasure"  # concept-erasure, by `make test-leace`
 
 
 def draw(*shape, seed=0):
@@ -113,6 +119,33 @@ def test_leace_is_its_formula(planted):
     P = u @ u.T / (u.T @ u)
     wanted = x - (x - x.mean(0)) @ (torch.linalg.inv(W) @ P @ W).T
     torch.testing.assert_close(probing.leace(x, z)(x), wanted)
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="concept-erasure is not here: make test-leace")
+def test_leace_is_that_of_its_authors_package(tmp_path):
+    """In a process of its own. Their default shrinks Σ even where there are rows enough: then it moves more."""
+    code = """
+import torch
+from concept_erasure import LeaceEraser
+from mi_course import probing
+draw = torch.Generator().manual_seed(0)
+classes = torch.randint(0, 4, (3000,), generator=draw)
+x = torch.randn(3000, 24, generator=draw).double() @ (torch.eye(24) + 0.3 * torch.randn(24, 24, generator=draw)).double()
+x = x + torch.randn(4, 24, generator=draw).double()[classes]
+for z, given in ((classes, torch.nn.functional.one_hot(classes).double()), (classes == 1, (classes == 1).double()[:, None])):
+    ours, theirs = probing.leace(x, z)(x), LeaceEraser.fit(x, given, shrinkage=False)(x)
+    assert (ours - theirs).abs().max() <= 1e-6, (ours - theirs).abs().max()
+assert probing.change(x, ours) <= probing.change(x, LeaceEraser.fit(x, given)(x))
+"""
+    paths = os.pathsep.join([str(PUBLISHED.parents[1]), os.environ.get("PYTHONPATH", ""), str(PUBLISHED)])
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+        cwd=tmp_path,
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_after_leace_no_linear_probe_reads_it_and_before_one_does(planted):
