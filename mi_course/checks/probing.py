@@ -69,7 +69,9 @@ def check_selectivity(function: object) -> None:
     cases = []
     for n, s in ((8, 1), (15, 2), (40, 3)):
         z, coin = labels(n, s), labels(n, s + 20, 0.6)
-        cases.append((random(n, seed=s) + z.float(), z, random(n, seed=s + 50) + 0.4 * coin.float(), coin))
+        scores, others = random(n, seed=s) + z.float(), random(n, seed=s + 50) + 0.4 * coin.float()
+        scores[::4], others[1::4] = 0.0, 0.0  # at the threshold: not above it
+        cases.append((scores, z, others, coin))
     right = lambda s, y: ((s > 0) == y).float().mean()
     mistakes = {
         "this is the accuracy on the task alone.": lambda s, z, c, k: right(s, z),
@@ -79,6 +81,7 @@ def check_selectivity(function: object) -> None:
         "one half is taken away: the control task is a probe's own score, not chance.": lambda s, z, c, k: right(s, z) - 0.5,
         "one probe is asked for both: the control task has a probe of its own.": lambda s, z, c, k: right(s, z) - right(s, k),
         "the probe of the task is read against the coins.": lambda s, z, c, k: right(s, k) - right(c, z),
+        "a score of 0 is not above 0.": lambda s, z, c, k: right(s + 1e-6, z) - right(c + 1e-6, k),
         "it is divided: a difference is wanted.": lambda s, z, c, k: right(s, z) / right(c, k),
         "only rows with the concept are counted (recall).": lambda s, z, c, k: (s[z] > 0).float().mean() - (c[k] > 0).float().mean(),
         "right answers are counted, not their share.": lambda s, z, c, k: len(z) * selectivity(s, z, c, k),
@@ -92,7 +95,11 @@ def erased(x: Tensor, z: Tensor, reads=None, moves=None, mean=None) -> Tensor:
     mean = x.mean(0) if mean is None else mean
     centred = (x - x.mean(0)).double()
     Sigma_xz = centred.T @ bit / len(x)
-    reads = torch.linalg.solve(centred.T @ centred / len(x), Sigma_xz) if reads is None else reads(centred, Sigma_xz)
+    reads = (
+        torch.linalg.solve(centred.T @ centred / len(x), Sigma_xz)
+        if reads is None
+        else reads(centred, Sigma_xz)
+    )
     moves = Sigma_xz if moves is None else moves(centred, Sigma_xz)
     amount = (x.double() - mean.double()) @ reads / (Sigma_xz @ reads)
     return (x.double() - amount[:, None] * moves).to(x)
@@ -103,7 +110,10 @@ def check_erase(function: object) -> None:
     cases = []
     for n, d, s in ((30, 3, 1), (60, 5, 2), (25, 2, 3)):
         z = labels(n, s)
-        x = (random(n, d, seed=s) @ (torch.eye(d) + 0.4 * random(d, d, seed=s + 5)) + z[:, None] * random(d, seed=s + 9)).double()
+        x = (
+            random(n, d, seed=s) @ (torch.eye(d) + 0.4 * random(d, d, seed=s + 5))
+            + z[:, None] * random(d, seed=s + 9)
+        ).double()
         cases.append((x + 2.0, z))
     inverse = lambda c, s: torch.linalg.solve(c.T @ c / len(c), s)
     mistakes = {
@@ -134,7 +144,9 @@ def tcav(gradients: Tensor, vector: Tensor) -> Tensor:
 def check_tcav(function: object) -> None:
     """Exercise 4: the TCAV score."""
     cases = [(random(n, d, seed=n) + 0.2, random(d, seed=n + 1)) for n, d in ((5, 3), (9, 4), (31, 6))]
-    cases.append((torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]]), torch.tensor([1.0, 0.0])))  # one derivative is 0
+    cases.append(
+        (torch.tensor([[1.0, 0.0], [0.0, 2.0], [-1.0, 0.0]]), torch.tensor([1.0, 0.0]))
+    )  # one derivative is 0
     mistakes = {
         "this is the mean derivative: the share of positive ones is wanted.": lambda g, v: (g @ v).mean(),
         "they are counted, not their share.": lambda g, v: (g @ v > 0).float().sum(),
@@ -182,7 +194,10 @@ def check_leak(function: object) -> None:
     cases = []
     for n, s in ((12, 1), (25, 2), (40, 3)):
         group = labels(n, s)
-        outs = [(random(n, seed=s + i) + shift * group.float()).sigmoid() for i, shift in ((1, 2.0), (2, 0.2), (3, 1.0))]
+        outs = [
+            (random(n, seed=s + i) + shift * group.float()).sigmoid()
+            for i, shift in ((1, 2.0), (2, 0.2), (3, 1.0))
+        ]
         cases.append((*outs, group))
     gap = lambda out, group: out[group].mean() - out[~group].mean()
     gaps = lambda a, b, c, g: (gap(a, g), gap(b, g), gap(c, g))
@@ -262,7 +277,14 @@ def relative(moves: list[int], cells: int) -> list[int]:
 
 def check_mine_and_yours(function: object) -> None:
     """Exercise 8: the board as the next player sees it."""
-    cases = [([0], 3), ([0, 0], 3), ([2, 0, 0, 1], 4), ([1, 3, 3, 1, 0], 4), ([], 3), ([0, 1, 2, 0, 1, 2, 0], 3)]
+    cases = [
+        ([0], 3),
+        ([0, 0], 3),
+        ([2, 0, 0, 1], 4),
+        ([1, 3, 3, 1, 0], 4),
+        ([], 3),
+        ([0, 1, 2, 0, 1, 2, 0], 3),
+    ]
 
     def board(moves, cells, keep=False):
         owner = [0] * cells
