@@ -81,7 +81,9 @@ def logistic_probe(x, z, l2: float | int = 1.0) -> Probe:
 
     start = np.zeros(x.shape[1] + 1)
     found = torch.from_numpy(
-        minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000, "gtol": 1e-6, "ftol": 1e-13}).x
+        minimize(
+            loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000, "gtol": 1e-6, "ftol": 1e-13}
+        ).x
     )
     w = found[:-1] / scale
     return Probe(w, float(found[-1] - w @ mean))
