@@ -35,7 +35,15 @@ INTERESTS = (0.8, -0.8, 0.6, 0.5, -0.5)
 
 
 class Users(NamedTuple):
-    """What is seen of users, what is not, and what they did."""
+    """What is seen of users, what is not, and what they did.
+
+    Args:
+        x: columns [row column].
+        group: [row] True or False.
+        click: [row] True or False.
+        log_odds: of a click, the group known [row].
+        fair: the same without habit [row].
+    """
 
     x: Float[Tensor, "row column"]
     group: Bool[Tensor, "row"]  # never an input
@@ -46,7 +54,14 @@ class Users(NamedTuple):
 
 @dataclass(frozen=True)
 class Adverts:
-    """How such data are made."""
+    """How such data are made.
+
+    Args:
+        habit: log odds between the groups that only the group explains.
+        proxy: mean of a proxy in group 1, its negative in group 0.
+        hours: the same for hours.
+        agree: how often the pair's product tells the group.
+    """
 
     habit: float | int = 1.5  # log odds between the groups that nothing but the group explains
     proxy: float | int = 0.4  # mean of a proxy in group 1; its negative in group 0
@@ -58,6 +73,12 @@ class Adverts:
             raise CourseError(f"agree={self.agree} is a share between ½ (tells nothing) and 1.")
 
     def users(self, n: int, *, seed: int = 0) -> Users:
+        """So many users, drawn anew.
+
+        Args:
+            n: how many.
+            seed: of everything drawn.
+        """
         rng = generator(seed, 16)
         group = torch.rand(n, generator=rng) < 0.5
         side = group.float() * 2 - 1
@@ -72,18 +93,30 @@ class Adverts:
         return Users(x, group, click, log_odds, fair)
 
     def posterior(self, x: Float[Tensor, "row column"]) -> Float[Tensor, "row"]:
-        """The chance of group 1 that all columns together give away (Bayes): nobody can do better."""
+        """The chance of group 1 that all columns together give away (Bayes): nobody can do better.
+
+        Args:
+            x: columns [row column].
+        """
         linear = 2 * self.proxy * x[:, COLUMNS["proxies"]].sum(1) + 2 * self.hours * x[:, 6]
         pair = torch.tensor(self.agree / (1 - self.agree + 1e-12)).log() * (x[:, 4] * x[:, 5]).sign()
         return (linear + pair).sigmoid()
 
     def best(self, x: Float[Tensor, "row column"]) -> Float[Tensor, "row"]:
-        """The chance of a click that the columns give away: what a perfect network would predict."""
+        """The chance of a click that the columns give away: what a perfect network would predict.
+
+        Args:
+            x: columns [row column].
+        """
         fair = x[:, COLUMNS["interests"]] @ torch.tensor(INTERESTS) + 0.5 * x[:, 6] - 0.5
         p = self.posterior(x)
         return p * (fair + self.habit / 2).sigmoid() + (1 - p) * (fair - self.habit / 2).sigmoid()
 
 
 def group_gap(predicted: Float[Tensor, "row"], group: Bool[Tensor, "row"]) -> float:
-    """Mean prediction in group 1 less that in group 0 (demographic parity's gap)."""
+    """Mean prediction in group 1 less that in group 0 (demographic parity's gap).
+
+    Args:
+        predicted: one prediction a row.
+    """
     return float(predicted[group].mean() - predicted[~group].mean())

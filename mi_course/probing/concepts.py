@@ -16,7 +16,14 @@ from mi_course.probing.probes import logistic_probe
 
 
 class ConceptTest(NamedTuple):
-    """What a concept's vectors score, what as many random vectors score, and how surprising that is."""
+    """What a concept's vectors score, what as many random vectors score, and how surprising that is.
+
+    Args:
+        scores: of the concept's vectors [vector].
+        random_scores: those of random vectors [vector].
+        p: by rank.
+        t_p: by the t-test.
+    """
 
     scores: Float[Tensor, "vector"]
     random_scores: Float[Tensor, "vector"]
@@ -25,7 +32,11 @@ class ConceptTest(NamedTuple):
 
 
 def concept_vector(concept, counter, l2: float | int = 1.0) -> Float[Tensor, "d"]:
-    """The unit normal of a logistic probe that tells examples of the concept from a counter-set."""
+    """The unit normal of a logistic probe that tells examples of the concept from a counter-set.
+
+    Args:
+        l2: strength of the penalty.
+    """
     concept, counter = rows_of(concept, "concept"), rows_of(counter, "counter")
     x = torch.cat([concept, counter])
     w = logistic_probe(x, torch.arange(len(x)) < len(concept), l2).w
@@ -36,6 +47,9 @@ def tcav_score(gradients, vector: Float[Tensor, "d"]) -> float:
     """Share of a class's inputs whose logit would rise along the vector: ½ for a vector of no account.
 
     Only the sign counts: a concept that hardly matters, but always in one direction, scores 1.
+
+    Args:
+        gradients: of the logit, one row an input [row d].
     """
     return float((rows_of(gradients, "gradients") @ vector > 0).double().mean())
 

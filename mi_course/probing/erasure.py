@@ -20,7 +20,13 @@ from mi_course.probing.probes import logistic_probe
 
 @dataclass(frozen=True)
 class Erasure:
-    """An affine map that takes something away; call it on rows [row d], or any tensor whose last axis is d."""
+    """An affine map that takes something away; call it on rows [row d], or any tensor whose last axis is d.
+
+    Args:
+        mean: of the rows [d].
+        read: what is read [d k].
+        write: where it is taken away [k d].
+    """
 
     mean: Float[Tensor, "d"]
     read: Float[Tensor, "d k"]
@@ -44,7 +50,11 @@ def cross_covariance(x, z) -> Float[Tensor, "d k"]:
 
 
 def covariance(x: Float[Tensor, "row d"]) -> Float[Tensor, "d d"]:
-    """Σ_xx; shrunk towards a multiple of the identity where there are fewer rows than dimensions (with a warning)."""
+    """Σ_xx; shrunk towards a multiple of the identity where there are fewer rows than dimensions (with a warning).
+
+    Args:
+        x: activations [row d].
+    """
     if few_rows(*x.shape):
         return torch.from_numpy(ledoit_wolf(x.numpy())[0])
     centred = x - x.mean(0)
@@ -82,6 +92,10 @@ def mean_projection(x, z) -> Erasure:
 
     It guards as LEACE does, since both remove Σ_xz, but it reads with the same direction along which it moves, so
     whatever correlates with that direction goes as well.
+
+    Args:
+        x: activations [row d].
+        z: labels [row], 0 and 1.
     """
     x = rows_of(x)
     U, size, _ = torch.linalg.svd(cross_covariance(x, z), full_matrices=False)
@@ -93,6 +107,11 @@ def inlp(x, z, most: int = 50, *, above: float = 0.01) -> Erasure:
     """Iterative nullspace projection (Ravfogel et al. 2020): fit a probe, project its direction away, again.
 
     Stops when a fresh logistic probe reads the rows of the fit no better than the larger class, up to `above`.
+
+    Args:
+        x: activations [row d].
+        z: labels [row], 0 and 1.
+        most: probes at most.
     """
     x = rows_of(x)
     z = concept_matrix(z, len(x))
@@ -111,7 +130,13 @@ def inlp(x, z, most: int = 50, *, above: float = 0.01) -> Erasure:
 
 
 def random_projection(x, rank: int = 1, *, seed: int = 0) -> Erasure:
-    """The control: as many random orthogonal directions, taken away."""
+    """The control: as many random orthogonal directions, taken away.
+
+    Args:
+        x: activations [row d].
+        rank: how many directions.
+        seed: of everything drawn.
+    """
     x = rows_of(x)
     if not 1 <= rank <= x.shape[1]:
         raise CourseError(f"rank={rank}: between 1 and {x.shape[1]} directions can be taken away.")
@@ -133,7 +158,11 @@ def oracle_erase(x, z) -> Float[Tensor, "row d"]:
 
 
 def change(x, erased) -> float:
-    """Mean squared change, E |r(x) − x|²."""
+    """Mean squared change, E |r(x) − x|².
+
+    Args:
+        erased: what is left of them [row d].
+    """
     x, erased = rows_of(x), rows_of(erased, "erased")
     if x.shape != erased.shape:
         raise CourseError(f"x is {list(x.shape)}, and what is left of it {list(erased.shape)}.")

@@ -31,7 +31,12 @@ class Probe(NamedTuple):
         return rows_of(x) @ self.w + self.b
 
     def accuracy(self, x, z) -> float:
-        """Share of rows that are read rightly."""
+        """Share of rows that are read rightly.
+
+        Args:
+            x: activations [row d].
+            z: labels [row], 0 and 1.
+        """
         scores = self.scores(x)
         return float(((scores > 0) == two_classes(z, len(scores))).double().mean())
 
@@ -41,6 +46,9 @@ def difference_of_means(x, z) -> Float[Tensor, "d"]:
 
     As a probe it is right where both classes have the same round covariance; as a steering vector it is what is
     added (notebook 12). For labels 0 and 1 it is Σ_xz / Var z, the direction along which LEACE moves.
+
+    Args:
+        x: activations [row d].
     """
     x = rows_of(x)
     z = two_classes(z, len(x))
@@ -48,7 +56,12 @@ def difference_of_means(x, z) -> Float[Tensor, "d"]:
 
 
 def mean_probe(x, z) -> Probe:
-    """The difference of means as a probe, its threshold half way between the two means."""
+    """The difference of means as a probe, its threshold half way between the two means.
+
+    Args:
+        x: activations [row d].
+        z: labels [row], 0 and 1.
+    """
     x = rows_of(x)
     z = two_classes(z, len(x))
     w = difference_of_means(x, z)
@@ -61,6 +74,9 @@ def logistic_probe(x, z, l2: float | int = 1.0) -> Probe:
     Columns are scaled to standard deviation 1 first (w̃ is the weight on that scale), and a column that never changes
     gets 0. The penalty keeps w finite where fewer rows than dimensions could be told apart perfectly by many
     directions: there it decides *which* of them, so do not read much into that w. b is not penalised.
+
+    Args:
+        z: labels [row], 0 and 1.
     """
     x = rows_of(x)
     z = two_classes(z, len(x))
@@ -90,7 +106,14 @@ def logistic_probe(x, z, l2: float | int = 1.0) -> Probe:
 
 
 class NonlinearProbe(nn.Module):
-    """One hidden layer of ReLUs: reads what no direction shows, such as an XOR."""
+    """One hidden layer of ReLUs: reads what no direction shows, such as an XOR.
+
+    Args:
+        d: width of the activations.
+        width: hidden units.
+        mean: of the rows [d].
+        scale: their standard deviations [d].
+    """
 
     def __init__(self, d: int, width: int, mean: Tensor, scale: Tensor):
         super().__init__()
@@ -98,14 +121,25 @@ class NonlinearProbe(nn.Module):
         self.layers = nn.Sequential(nn.Linear(d, width), nn.ReLU(), nn.Linear(width, 1))
 
     def forward(self, x: Float[Tensor, "row d"]) -> Float[Tensor, "row"]:
+        """Log odds [row].
+
+        Args:
+            x: activations [row d].
+        """
         return self.layers((x.float() - self.mean) / self.scale)[:, 0]
 
     @torch.no_grad()
     def scores(self, x) -> Float[Tensor, "row"]:
-        """Log odds."""
+        """Log odds of the rows `x` [row d]."""
         return self(rows_of(x)).double()
 
     def accuracy(self, x, z) -> float:
+        """Share of rows that are read rightly.
+
+        Args:
+            x: activations [row d].
+            z: labels [row], 0 and 1.
+        """
         scores = self.scores(x)
         return float(((scores > 0) == two_classes(z, len(scores))).double().mean())
 
@@ -113,7 +147,17 @@ class NonlinearProbe(nn.Module):
 def mlp_probe(
     x, z, width: int = 64, steps: int = 400, *, lr: float = 3e-3, decay: float | int = 0.01, seed: int = 0
 ) -> NonlinearProbe:
-    """A network of one hidden layer, trained on batches of 256 with AdamW: the probe that can memorise."""
+    """A network of one hidden layer, trained on batches of 256 with AdamW: the probe that can memorise.
+
+    Args:
+        x: activations [row d].
+        z: labels [row], 0 and 1.
+        width: hidden units.
+        steps: batches to train on.
+        lr: rate of AdamW.
+        decay: its weight decay.
+        seed: of everything drawn.
+    """
     x = rows_of(x)
     z = two_classes(z, len(x)).float()
     sd = x.std(0)
@@ -131,7 +175,11 @@ def mlp_probe(
 
 
 def auc(scores, z) -> float:
-    """Area under the ROC curve: how often a row with the concept scores above one without; ties count half."""
+    """Area under the ROC curve: how often a row with the concept scores above one without; ties count half.
+
+    Args:
+        z: labels [row], 0 and 1.
+    """
     scores = torch.as_tensor(scores).detach().double()
     z = two_classes(z, len(scores))
     ranks = torch.from_numpy(rankdata(scores.numpy()))
@@ -144,6 +192,9 @@ def precision_at(base_rate: float | int, hits: float | int, false_alarms: float 
 
     π is how common the thing is (`base_rate`), t the share of it that raises an alarm (`hits`), f the share of all else
     that does. With rare things f decides: at π = .01% an f of 1% leaves one alarm in a hundred right.
+
+    Args:
+        false_alarms: share of all others that do.
     """
     if not 0 < base_rate < 1 or not 0 <= hits <= 1 or not 0 <= false_alarms <= 1:
         raise CourseError("Base rate, hits and false alarms are shares; the base rate lies between 0 and 1.")
@@ -154,7 +205,12 @@ def precision_at(base_rate: float | int, hits: float | int, false_alarms: float 
 
 
 def balanced(z, *, seed: int = 0) -> Tensor:
-    """Indices of as many rows with the concept as without, in random order: guessing then scores one half."""
+    """Indices of as many rows with the concept as without, in random order: guessing then scores one half.
+
+    Args:
+        z: labels [row], 0 and 1.
+        seed: of everything drawn.
+    """
     z = two_classes(z, len(z))
     n = min(int(z.sum()), int((~z).sum()))
     rng = generator(seed, 10)
@@ -167,6 +223,10 @@ def control_labels(types, *, seed: int = 0) -> Bool[Tensor, "row"]:
     """A control task (Hewitt & Liang 2019): a fair coin for each type, the same wherever the type occurs.
 
     Nothing but the type can tell these labels, so what a probe scores on them it has memorised.
+
+    Args:
+        types: [row] whole numbers, such as token ids.
+        seed: of everything drawn.
     """
     types = torch.as_tensor(types)
     _, which = types.unique(return_inverse=True)

@@ -58,7 +58,7 @@ def held_out(documents, z=None, share: float = 0.3, *, seed: int = 0) -> Bool[Te
 
 
 def inside_text(source: str) -> list[bool] | None:
-    """For every character of a Python file: does it stand inside a string or a comment? None if it cannot be parsed.
+    """For every character of the Python file `source`: does it stand inside a string or a comment? None if it cannot be parsed.
 
     Python's own tokenizer says so, not a guess. Quotes and the # belong to the text.
     """

@@ -13,7 +13,16 @@ from mi_course.errors import CourseError
 
 
 class Games(NamedTuple):
-    """Games and, after every move, the board: whose each cell is, and what the next player may take."""
+    """Games and, after every move, the board: whose each cell is, and what the next player may take.
+
+    Args:
+        moves: cells in their order [game pos].
+        black: cells of who began [game pos cell].
+        white: the other's.
+        mine: cells of who moves next.
+        yours: cells of who has just moved.
+        legal: what may be taken next.
+    """
 
     moves: Int[Tensor, "game pos"]
     black: Bool[Tensor, "game pos cell"]  # owned by the player who began
@@ -24,7 +33,14 @@ class Games(NamedTuple):
 
 
 def play(n: int, cells: int = 6, length: int = 12, *, seed: int = 0) -> Games:
-    """Random games: two players in turn take any cell that they do not hold, empty or the other's."""
+    """Random games: two players in turn take any cell that they do not hold, empty or the other's.
+
+    Args:
+        n: how many.
+        cells: of the board.
+        length: moves a game.
+        seed: of everything drawn.
+    """
     if cells < 3 or length < 2:
         raise CourseError(f"{cells} cells and {length} moves: a game needs at least 3 and 2.")
     rng, owner = generator(seed, 15), torch.zeros(n, cells)  # +1 black, −1 white
