@@ -589,3 +589,18 @@ def test_no_claim_leaves_a_letter_for_its_reader():
         assert len(said) > 8 and not re.search(r"\b[PSD]\b(?!\))", said), (
             f"{claim.id}: {claim.source} → {said}"
         )
+
+
+def test_readme_counts_what_the_notebooks_settle():
+    root = Path(__file__).parent.parent
+    board = Scoreboard.from_notebooks(sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb")))
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    ((claims_said, verdicts_said, parts),) = re.findall(
+        r"settle (\d+) claims \((\d+) verdicts[^)]*\): ([^.]*)\.", readme
+    )
+    said = {word.rstrip("s"): int(n) for n, word in re.findall(r"(\d+) ([a-z ]+)", parts)}
+    assert said == board.counts()
+    assert (int(claims_said), int(verdicts_said)) == (
+        len({row.claim.id for row in board.rows}),
+        len(board.rows),
+    )
