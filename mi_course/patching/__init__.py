@@ -11,6 +11,7 @@ PatchResult(z: denoising, logit_diff, layer 2 × head 2)
 1.0
 """
 
+from mi_course.patching.direct import DirectAttribution, direct_attribution
 from mi_course.patching.experiment import ROWS, Experiment
 from mi_course.patching.metrics import (
     METRICS,

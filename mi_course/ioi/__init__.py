@@ -1,0 +1,19 @@
+"""Indirect object identification: who was not said twice.
+
+>>> from mi_course import ioi
+>>> model, said = ioi.by_values(), ioi.sentences(50, seed=1)
+>>> answers = model(said.tokens)[:, -1].argmax(-1)
+>>> bool((answers == said.io).all())
+True
+"""
+
+from mi_course.ioi.by_hand import (
+    Sentences,
+    by_keys,
+    by_queries,
+    by_values,
+    gated_spare,
+    one_layer,
+    sentences,
+)
+from mi_course.ioi.prompts import ROLES, Prompts, Task
