@@ -16,4 +16,15 @@ from mi_course.ioi.by_hand import (
     one_layer,
     sentences,
 )
+from mi_course.ioi.circuits import Knockout, greedy, minimality, random_circuits
+from mi_course.ioi.edges import all_edges, run_edges
+from mi_course.ioi.heads import (
+    BOUNDS,
+    CLASSES,
+    attention,
+    attention_write_correlation,
+    copy_scores,
+    roles,
+    writes_along,
+)
 from mi_course.ioi.prompts import ROLES, Prompts, Task

@@ -101,7 +101,7 @@ def by_queries(n_names: int = 20, n_pos: int = 9, *, volume: float = 12.0) -> Ti
     note.W_K[0, position, 0] = SHARP / 2 * torch.arange(n_pos)
     write(note, 0, token, again, 1.0, names)
     look_at_names(mover, 0, token, names)
-    mover.W_Q[0, again.start + FIRST : again.stop, FIRST:V] = -SHARP * V**0.5 * torch.eye(n_names)
+    mover.W_Q[0, again.start + FIRST : again.stop, FIRST:V] = -5 * SHARP * V**0.5 * torch.eye(n_names)
     mover.W_K[0, token.start + FIRST : token.stop, FIRST:V] += torch.eye(n_names)
     write(mover, 0, token, guess, volume, names)
     return model.eval()
@@ -117,7 +117,7 @@ def by_keys(n_names: int = 20, n_pos: int = 9, *, volume: float = 12.0) -> TinyT
     _, _, _, _, again, _ = layout(n_names, n_pos, 2)
     mover = model.blocks[1].attn
     mover.W_V[0, again] = 0.0
-    mover.W_K[0, again.start + FIRST : again.stop, 0] = -2.0 * SHARP
+    mover.W_K[0, again.start + FIRST : again.stop, 0] = -5.0 * SHARP
     return model
 
 
@@ -136,8 +136,8 @@ def gated_spare(n_names: int = 20, n_pos: int = 9, *, volume: float = 12.0) -> T
         model.blocks[i].load_state_dict(smaller.blocks[i].state_dict())
     model.blocks[2].load_state_dict(smaller.blocks[1].state_dict())
     spare = model.blocks[2].attn
-    spare.W_Q[0, guess.start + FIRST : guess.stop, START] = 4 * SHARP * V**0.5 / volume
-    spare.W_K[0, token.start + START, START] = 1.0
+    spare.W_Q[0, guess.start + FIRST : guess.stop, TO] = 20 * SHARP * V**0.5 / volume
+    spare.W_K[0, token.start + START, TO] = 1.0
     return model.eval()
 
 
@@ -146,6 +146,8 @@ def gated_spare(n_names: int = 20, n_pos: int = 9, *, volume: float = 12.0) -> T
 
 def layout(n_names: int, n_pos: int, blocks: int = 1) -> tuple:
     """Vocabulary, the slice of names in it, and the blocks of the stream: token, position, then so many more of V."""
+    if n_pos > 18:
+        raise CourseError(f"{n_pos} positions: from 19 on, standing late outweighs being a name.")
     V = FIRST + n_names
     return V, slice(FIRST, V), *stretches(V, n_pos, *[V] * blocks)
 
@@ -157,9 +159,9 @@ def embed(model: TinyTransformer, token: slice, position: slice, guess: slice) -
 
 
 def look_at_names(attn, head: int, token: slice, names: slice) -> None:
-    """From "to" at every name alike (the score of a name is SHARP nats, of all else 0)."""
+    """From "to" at every name alike: so many nats that no place outweighs being a name."""
     attn.W_Q[head, token.start + TO, 0] = attn.W_Q.shape[-1] ** 0.5
-    attn.W_K[head, token.start + names.start : token.start + names.stop, 0] = SHARP
+    attn.W_K[head, token.start + names.start : token.start + names.stop, 0] = 10 * SHARP
 
 
 def look_back(attn, token: slice, position: slice, names: slice) -> None:
