@@ -21,6 +21,7 @@ from mi_course.ioi.edges import all_edges, run_edges
 from mi_course.ioi.heads import (
     BOUNDS,
     CLASSES,
+    Copying,
     attention,
     attention_write_correlation,
     copy_scores,

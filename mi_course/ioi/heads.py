@@ -6,6 +6,8 @@ A head has a role only if it passes the role's test on prompts; the tests are th
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -52,24 +54,33 @@ def attention_write_correlation(run: Run, prompts: Prompts) -> Scores:
     return (look * wrote).sum(-1) / size.clamp(min=1e-12)
 
 
+class Copying(NamedTuple):
+    """Shares of names that a head, looking at them in full, raises among the largest logits, or lowers among the smallest."""
+
+    copies: Scores
+    suppresses: Scores
+
+
 @torch.no_grad()
-def copy_scores(run: Run, prompts: Prompts, *, k: int = 5, sign: int = 1) -> Scores:
+def copy_scores(run: Run, prompts: Prompts, *, k: int = 5, most: int = 24) -> Copying:
     """How often a name that a head looks at, in full, is among the k largest logits of what it then writes.
 
     The stream at IO after block 0 goes through the head's norm, W_V, W_O, the final norm and the unembedding (Wang et al.,
-    §3.1); for heads of block 0 it is the embedding. `sign=−1` asks whether the name is among the k *smallest*: the negative
-    copying of heads that suppress what they see. Chance is k / d_vocab.
+    §3.1); for heads of block 0 it is the embedding. Among the k *smallest* is the negative copying of heads that suppress
+    what they see. Chance is k / d_vocab. One prompt a name will do, and no more than `most` names are tried.
     """
-    forward, rows, at = rebuilt(run), torch.arange(len(prompts)), prompts.at("IO")
-    found = []
+    forward, known = rebuilt(run), prompts.io.tolist()
+    rows = torch.tensor([known.index(name) for name in dict.fromkeys(known)][:most])
+    at, tokens, found = prompts.at("IO")[rows], prompts.io[rows], []
     for i in range(forward.n_layers):
-        read = run.acts["resid_pre", min(i, 1)][rows, at][:, None]  # batch 1 d_model
+        read = run.acts["resid_pre", min(i, 1)][rows, at][:, None]  # name 1 d_model
         (v,) = forward.project(i, read, at[:, None], "v")
-        wrote = forward.head_writes(i, forward.shared(v))[:, 0]  # batch head d_model
-        logits = sign * forward.readout(wrote.transpose(0, 1))  # head batch d_vocab
-        own = logits.gather(-1, prompts.io.expand(logits.shape[:-1])[..., None])
-        found.append(((logits > own).sum(-1) < k).float().mean(-1))
-    return torch.stack(found)
+        wrote = forward.head_writes(i, forward.shared(v))[:, 0]  # name head d_model
+        logits = forward.readout(wrote.transpose(0, 1))  # head name d_vocab
+        own = logits.gather(-1, tokens.expand(logits.shape[:-1])[..., None])
+        above, below = ((logits > own).sum(-1), (logits < own).sum(-1))
+        found.append(torch.stack([(n < k).float().mean(-1) for n in (above, below)]))
+    return Copying(*torch.stack(found, 1))
 
 
 def rebuilt(run: Run) -> Forward:
@@ -96,7 +107,7 @@ def roles(
     on_repeats = record(model, repeats).acts
     of = lambda score: torch.stack([score(on_repeats["pattern", i]) for i in range(run.engine.n_layers)])  # noqa: E731
     high, copying, least = BOUNDS["attention"], BOUNDS["copying"], BOUNDS["direct"]
-    copies, suppresses = copy_scores(run, prompts), copy_scores(run, prompts, sign=-1)
+    copies, suppresses = copy_scores(run, prompts)
     to_name = torch.stack([look("END", role) for role in ("IO", "S1", "S2")]).amax(0)
     return {
         "duplicate-token": look("S2", "S1") >= high,
