@@ -28,4 +28,5 @@ from mi_course.ioi.heads import (
     roles,
     writes_along,
 )
+from mi_course.ioi.held import held_at_end
 from mi_course.ioi.prompts import ROLES, Prompts, Task

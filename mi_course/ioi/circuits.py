@@ -59,10 +59,9 @@ class Knockout:
         if kept not in self._known:
             out = [head for head in self.heads if head not in kept]
             nodes = [Node("z", *head, pos=pos) for head in out for pos in self.positions]
-            if nodes:
-                result = self.experiment.patch(nodes, "noising", source=self.source).per_prompt
-            else:
-                result = self.experiment.patch([], "noising").per_prompt
+            source = self.source if out else self.experiment.clean  # nothing is out: every value its own
+            nodes = nodes or [Node("z", 0, 0)]
+            result = self.experiment.patch(nodes, "noising", source=source).per_prompt
             self._known[kept] = result
         return self._known[kept]
 

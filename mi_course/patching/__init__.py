@@ -13,6 +13,7 @@ PatchResult(z: denoising, logit_diff, layer 2 × head 2)
 
 from mi_course.patching.direct import DirectAttribution, direct_attribution
 from mi_course.patching.experiment import ROWS, Experiment
+from mi_course.patching.intervals import bootstrap
 from mi_course.patching.metrics import (
     METRICS,
     Answers,
