@@ -223,11 +223,11 @@ def check_s_inhibition(function: object) -> None:
     for layers, heads, s in ((3, 4, 1), (4, 2, 2), (2, 6, 3), (5, 3, 4)):
         draw = torch.Generator().manual_seed(s)
         to_s2 = 0.25 * torch.rand(layers, heads, generator=draw)
-        intact, n = 0.2, layers * heads
+        intact, n = 0.3, layers * heads
         to_s1 = intact + 0.1 * (torch.rand(layers, heads, generator=draw) - 0.5)
         first, second, third, fourth = torch.randperm(n, generator=draw)[:4].tolist()
         to_s2.view(-1)[[first, second, third]] = torch.tensor([0.45, 0.9, 0.3])
-        to_s1.view(-1)[[first, second, third, fourth]] = torch.tensor([0.4, 0.22, 0.35, 0.6])
+        to_s1.view(-1)[[first, second, third, fourth]] = torch.tensor([0.5, 0.32, 0.45, 0.7])
         to_s1.view(-1)[second if s % 2 else third] = 0.02  # a fall is no rise
         if s == 4:  # nobody's attention rises above the bound of looking but the first's, which just passes it
             to_s2.view(-1)[first] = 0.3
