@@ -17,7 +17,8 @@ from torch import Tensor
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 from mi_course.ioi.prompts import Prompts
-from mi_course.patching import Experiment, Node, Run
+from mi_course.patching import Experiment, Run
+from mi_course.patching.forward import Forward
 
 Head = tuple[int, int]
 
@@ -40,6 +41,9 @@ class Knockout:
         self.prompts = prompts
         self.strangers = prompts.strangers() if strangers is None else strangers
         self.experiment = Experiment(model, prompts.tokens, self.strangers.tokens, prompts.io, prompts.s)
+        self.forward = self.experiment.engine
+        if not isinstance(self.forward, Forward) or self.forward.parallel:
+            raise CourseError("Knocking out heads needs a plain serial pre-norm transformer (GPT-2's kind).")
         self.source = self.experiment.corrupted.mean(prompts.template) if source is None else source
         self.positions = list(range(1, prompts.tokens.shape[1]) if positions is None else positions)
         cfg = model.cfg
@@ -57,13 +61,27 @@ class Knockout:
         if strange := kept - set(self.heads):
             raise CourseError(f"There is no head {sorted(strange)[0]}: heads are (layer, head), counted from 0.")
         if kept not in self._known:
-            out = [head for head in self.heads if head not in kept]
-            nodes = [Node("z", *head, pos=pos) for head in out for pos in self.positions]
-            source = self.source if out else self.experiment.clean  # nothing is out: every value its own
-            nodes = nodes or [Node("z", 0, 0)]
-            result = self.experiment.patch(nodes, "noising", source=source).per_prompt
-            self._known[kept] = result
+            self._known[kept] = self._run([head for head in self.heads if head not in kept])
         return self._known[kept]
+
+    @torch.no_grad()
+    def _run(self, out: list[Head]) -> Float[Tensor, "batch"]:
+        """One forward with these heads held: every layer, as nearly every one has a head that is out."""
+        forward, clean, place = self.forward, self.experiment.clean, torch.tensor(self.positions)
+        ids, hidden, x = clean.layout.ids, clean.layout.hidden(clean.tokens.shape[1]), clean.acts["resid_pre", 0]
+        for i in range(forward.n_layers):
+            q, k, v = forward.project(i, x, ids)
+            if forward.turns(i):
+                q, k = forward.turn(i, q, False, ids), forward.turn(i, k, True, ids)
+            pattern = forward.scores(i, q, k, hidden).softmax(-1)
+            z = (pattern @ forward.shared(v).transpose(1, 2)).transpose(1, 2).contiguous()
+            for head in (number for layer, number in out if layer == i):
+                z[:, place, head] = self.source.acts["z", i][:, place, head]
+            x = x + forward.write(i, z)
+            if forward.has_mlp:
+                x = x + forward.mlp_write(i, forward.neurons(i, x))
+        question = self.experiment.question
+        return question.score(forward.readout(x[torch.arange(len(x)), question.pos], question.columns))
 
     def F(self, kept: Iterable[Head]) -> float:
         """The mean of `per_prompt`."""
