@@ -52,7 +52,10 @@ def check_counterfactual(function: object) -> None:
 
     def but_last(prompt, names, fresh):
         last = max(i for i, word in enumerate(prompt) if word in names)
-        return [word if i == last else new for i, (word, new) in enumerate(zip(prompt, replaced(prompt, names, fresh)))]
+        return [
+            word if i == last else new
+            for i, (word, new) in enumerate(zip(prompt, replaced(prompt, names, fresh)))
+        ]
 
     def backwards(prompt, names, fresh):
         return replaced(prompt[::-1], names, fresh)[::-1]
@@ -95,7 +98,14 @@ def check_frozen_norm(function: object) -> None:
         scale = 0.05 if s == 4 else 1.0  # where eps counts
         eps = 0.02 if s == 4 else 1e-5
         cases.append(
-            (scale * random(parts, d, seed=s), random(d, seed=s + 20), random(d, V, seed=s + 40), s % V, (s + 2) % V, eps)
+            (
+                scale * random(parts, d, seed=s),
+                random(d, seed=s + 20),
+                random(d, V, seed=s + 40),
+                s % V,
+                (s + 2) % V,
+                eps,
+            )
         )
 
     def own_norm(writes, w, W_U, right, wrong, eps):
@@ -145,7 +155,15 @@ def check_copying(function: object) -> None:
         W_U = random(d, V, seed=s)
         tokens = torch.randperm(V, generator=torch.Generator().manual_seed(s))[:n]
         sign = torch.where(torch.arange(n) % 3 == 0, -1.0, 1.0)[:, None]
-        cases.append((sign * W_U.T[tokens] + random(n, d, seed=s + 9), torch.eye(d) + 0.4 * random(d, d, seed=s + 5), W_U, tokens, k))
+        cases.append(
+            (
+                sign * W_U.T[tokens] + random(n, d, seed=s + 9),
+                torch.eye(d) + 0.4 * random(d, d, seed=s + 5),
+                W_U,
+                tokens,
+                k,
+            )
+        )
 
     in_order = lambda x, M, W, t, k: copying(x, M, W, torch.arange(len(t)), k)
     place = lambda x, M, W, t: (lambda y: (y > y.gather(1, t[:, None])).sum(1).float())(x @ M @ W)
@@ -229,7 +247,9 @@ def check_s_inhibition(function: object) -> None:
         to_s2.view(-1)[[first, second, third]] = torch.tensor([0.45, 0.9, 0.3])
         to_s1.view(-1)[[first, second, third, fourth]] = torch.tensor([0.5, 0.32, 0.45, 0.7])
         to_s1.view(-1)[second if s % 2 else third] = 0.02  # a fall is no rise
-        if s == 4:  # nobody's attention rises above the bound of looking but the first's, which just passes it
+        if (
+            s == 4
+        ):  # nobody's attention rises above the bound of looking but the first's, which just passes it
             to_s2.view(-1)[first] = 0.3
         cases.append((to_s2, to_s1, intact))
     at = lambda score: divmod(int(score.argmax()), score.shape[1])
@@ -262,7 +282,9 @@ def check_position_or_token(function: object) -> None:
     for n, s in ((6, 1), (15, 2), (4, 3)):
         level = 5 + random(n, seed=s)
         noise = [random(n, seed=s + 10 * i) for i in (1, 2, 3)]
-        cases.append((level, level - 4 + noise[0], level + (0.5 if s == 3 else -0.5) + noise[1], level - 6 + noise[2]))
+        cases.append(
+            (level, level - 4 + noise[0], level + (0.5 if s == 3 else -0.5) + noise[1], level - 6 + noise[2])
+        )
     mean = lambda x: x.mean()
     mistakes = {
         "the two are exchanged: position first.": lambda *c: shares(*c).flip(0),

@@ -55,7 +55,9 @@ def one_layer(n_names: int = 20, n_pos: int = 9, *, volume: float = 12.0) -> Tin
     IO +1/3, S 2/3 − 1 = −1/3, everybody else 0.
     """
     V, names, token, position, guess = layout(n_names, n_pos)
-    model = blank(n_layers=1, n_heads=2, head_width=V, d_model=guess.stop, d_vocab=V, n_ctx=n_pos, positions="learned")
+    model = blank(
+        n_layers=1, n_heads=2, head_width=V, d_model=guess.stop, d_vocab=V, n_ctx=n_pos, positions="learned"
+    )
     attn = model.blocks[0].attn
     embed(model, token, position, guess)
     for head, sign in enumerate((1.0, -1.0)):
@@ -73,7 +75,13 @@ def by_values(n_names: int = 20, n_pos: int = 9, *, volume: float = 12.0) -> Tin
     """
     V, names, token, position, again, guess = layout(n_names, n_pos, 2)
     model = blank(
-        n_layers=2, n_heads=1, head_width=V + n_pos, d_model=guess.stop, d_vocab=V, n_ctx=n_pos, positions="learned"
+        n_layers=2,
+        n_heads=1,
+        head_width=V + n_pos,
+        d_model=guess.stop,
+        d_vocab=V,
+        n_ctx=n_pos,
+        positions="learned",
     )
     embed(model, token, position, guess)
     look_back(model.blocks[0].attn, token, position, names)
@@ -168,7 +176,9 @@ def look_back(attn, token: slice, position: slice, names: slice) -> None:
     """From a name at its earlier self; from anything else, or a first name, at the start."""
     scale, V = attn.W_Q.shape[-1] ** 0.5, token.stop - token.start
     attn.W_Q[0, token, :V] = 2 * SHARP * scale * torch.eye(V)
-    attn.W_K[0, token.start + names.start : token.start + names.stop, names] = torch.eye(names.stop - names.start)
+    attn.W_K[0, token.start + names.start : token.start + names.stop, names] = torch.eye(
+        names.stop - names.start
+    )
     n_pos = position.stop - position.start
     attn.W_Q[0, position, V:] = -4 * SHARP * scale * torch.eye(n_pos)  # not at itself …
     attn.W_K[0, position, V:] = torch.eye(n_pos)

@@ -59,7 +59,9 @@ class Knockout:
         """Each prompt's logit difference with these heads running and no others."""
         kept = frozenset(kept)
         if strange := kept - set(self.heads):
-            raise CourseError(f"There is no head {sorted(strange)[0]}: heads are (layer, head), counted from 0.")
+            raise CourseError(
+                f"There is no head {sorted(strange)[0]}: heads are (layer, head), counted from 0."
+            )
         if kept not in self._known:
             self._known[kept] = self._run([head for head in self.heads if head not in kept])
         return self._known[kept]
@@ -68,7 +70,11 @@ class Knockout:
     def _run(self, out: list[Head]) -> Float[Tensor, "batch"]:
         """One forward with these heads held: every layer, as nearly every one has a head that is out."""
         forward, clean, place = self.forward, self.experiment.clean, torch.tensor(self.positions)
-        ids, hidden, x = clean.layout.ids, clean.layout.hidden(clean.tokens.shape[1]), clean.acts["resid_pre", 0]
+        ids, hidden, x = (
+            clean.layout.ids,
+            clean.layout.hidden(clean.tokens.shape[1]),
+            clean.acts["resid_pre", 0],
+        )
         for i in range(forward.n_layers):
             q, k, v = forward.project(i, x, ids)
             if forward.turns(i):
@@ -135,9 +141,7 @@ def minimality(
     for head in sorted(circuit):
         mates = [set(group) - {head} for group in groups.values() if head in group]
         sets = [set(), *mates]
-        gaps = [
-            abs(knockout.F(set(circuit) - K - {head}) - knockout.F(set(circuit) - K)) for K in sets
-        ]
+        gaps = [abs(knockout.F(set(circuit) - K - {head}) - knockout.F(set(circuit) - K)) for K in sets]
         shares[head] = max(gaps) / abs(knockout.full)
     return shares
 

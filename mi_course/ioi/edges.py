@@ -55,7 +55,9 @@ def run_edges(
     return experiment.question.score(forward.readout(final, experiment.question.columns))
 
 
-def head_run(forward: Forward, head: Head, read: dict[str, Tensor], ids, hidden) -> Float[Tensor, "batch pos d"]:
+def head_run(
+    forward: Forward, head: Head, read: dict[str, Tensor], ids, hidden
+) -> Float[Tensor, "batch pos d"]:
     """What one head writes if its queries, keys and values read these streams."""
     layer, number = head
     q, k, v = (forward.project(layer, read[x], ids, x)[0] for x in "qkv")

@@ -20,7 +20,15 @@ from mi_course.patching.direct import frozen_reader
 from mi_course.patching.forward import Forward
 
 Scores = Float[Tensor, "layer head"]
-CLASSES = ("duplicate-token", "previous-token", "induction", "S-inhibition", "name mover", "negative", "backup")
+CLASSES = (
+    "duplicate-token",
+    "previous-token",
+    "induction",
+    "S-inhibition",
+    "name mover",
+    "negative",
+    "backup",
+)
 BOUNDS = {"attention": 0.3, "copying": 0.5, "direct": 0.05, "change": 0.1}
 
 
@@ -31,9 +39,7 @@ def attention(run: Run, prompts: Prompts, query: str, key: str) -> Float[Tensor,
     return torch.stack([run.acts["pattern", i][rows, :, at, to].T for i in layers])
 
 
-def writes_along(
-    run: Run, tokens: Int[Tensor, "batch"], pos: int = -1
-) -> Float[Tensor, "layer head batch"]:
+def writes_along(run: Run, tokens: Int[Tensor, "batch"], pos: int = -1) -> Float[Tensor, "layer head batch"]:
     """The logit that each head's write at `pos` adds to one token a prompt, the final norm held."""
     forward = rebuilt(run)
     final = run.acts["resid_post", forward.n_layers - 1][:, pos]

@@ -76,7 +76,9 @@ class Task:
     def _tokens(self, template: int, slots: dict[str, int]) -> list[int]:
         return self.encode(self.text(template, slots))
 
-    def prompts(self, n: int, *, seed: int = 0, names: Sequence[int] | None = None, middle: str = "third") -> Prompts:
+    def prompts(
+        self, n: int, *, seed: int = 0, names: Sequence[int] | None = None, middle: str = "third"
+    ) -> Prompts:
         """n prompts: every template as often as every other, both orders in turn, names drawn anew for each.
 
         Args:

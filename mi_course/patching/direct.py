@@ -99,5 +99,3 @@ def constant(forward: Forward, asked: Question) -> Float[Tensor, "batch"]:
         shift = forward.model.ln_final.b.detach() @ forward.W_U
         none = none + shift[asked.right] - shift[asked.wrong]
     return none if forward.b_U is None else none + forward.b_U[asked.right] - forward.b_U[asked.wrong]
-
-

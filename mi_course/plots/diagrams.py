@@ -38,12 +38,24 @@ def circuit(
         for name, (x, y) in nodes.items():
             edge = colour.get((groups or {}).get(name, ""), INK)
             look = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": edge, "linewidth": 1.8}
-            boxes[name] = panel.text(x, y, name, ha="center", va="center", fontsize=9, color=INK, bbox=look, zorder=3)
+            boxes[name] = panel.text(
+                x, y, name, ha="center", va="center", fontsize=9, color=INK, bbox=look, zorder=3
+            )
         for start, to, said in arrows:
             (x0, y0), (x1, y1) = nodes[start], nodes[to]
             ends = {"patchA": boxes[start].get_bbox_patch(), "patchB": boxes[to].get_bbox_patch()}
             look = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.2, "shrinkA": 0, "shrinkB": 0, **ends}
             panel.annotate("", (x1, y1), (x0, y0), arrowprops=look, zorder=1)
             label = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
-            panel.text(0.5 * (x0 + x1), 0.5 * (y0 + y1), said, ha="center", va="center", fontsize=8, color=INK, bbox=label if said else None, zorder=2)
+            panel.text(
+                0.5 * (x0 + x1),
+                0.5 * (y0 + y1),
+                said,
+                ha="center",
+                va="center",
+                fontsize=8,
+                color=INK,
+                bbox=label if said else None,
+                zorder=2,
+            )
     return figure
