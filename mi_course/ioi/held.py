@@ -35,7 +35,8 @@ def held_at_end(run: Run, heads: Collection[Head], source: Run) -> Run:
 
     def note(site: str, layer: int, value):
         """The value, and the record with it in the last place."""
-        acts[site, layer] = torch.cat([run.acts[site, layer][:, :-1], value], 1)
+        if (site, layer) in run.acts:
+            acts[site, layer] = torch.cat([run.acts[site, layer][:, :-1], value], 1)
         return value
 
     for i in range(first, forward.n_layers):

@@ -37,6 +37,7 @@ from mi_course.patching.runs import (
     noised_embeddings,
     readable,
     record,
+    record_some,
     recorded_with,
     same_group,
 )
