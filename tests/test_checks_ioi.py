@@ -60,7 +60,7 @@ def s_inhibition(to_s2, to_s1, intact):
 
 def s_inhibition_by_loop(to_s2, to_s1, intact):
     heads = [(i, j) for i in range(len(to_s2)) for j in range(to_s2.shape[1]) if to_s2[i, j] >= 0.3]
-    return list(max(heads, key=lambda head: float(to_s1[head])))
+    return list(max(heads, key=lambda head: float(to_s1[head] - intact[head])))
 
 
 def position_and_token(clean, flipped, renamed, both):
@@ -146,7 +146,11 @@ def brightest(to_s2, to_s1, intact):
 
 
 def largest_rise(to_s2, to_s1, intact):
-    return divmod(int(to_s1.argmax()), to_s1.shape[1])
+    return divmod(int((to_s1 - intact).argmax()), to_s1.shape[1])
+
+
+def level(to_s2, to_s1, intact):
+    return s_inhibition(to_s2, to_s1, 0 * intact)
 
 
 def any_change(to_s2, to_s1, intact):
@@ -174,6 +178,7 @@ WRONG = [
     (checks.check_s_inhibition, brightest, "looked before"),
     (checks.check_s_inhibition, largest_rise, "never looks"),
     (checks.check_s_inhibition, any_change, "fall"),
+    (checks.check_s_inhibition, level, "not the level"),
     (checks.check_s_inhibition, lambda *c: s_inhibition(*c)[::-1], "exchanged"),
     (checks.check_position_or_token, lambda c, f, r, b: position_and_token(c, r, f, b), "position first"),
     (

@@ -35,9 +35,10 @@ def check_counterfactual(function: object) -> None:
         ("when Ann and Ben went out , Ben gave a drink to", "Cleo Dirk Eva"),
         ("Eva met Fred ; later Eva wrote a letter to", "Hugo Ann Ben"),
         ("then Gina and Hugo met , Fred came , Gina told a joke to", "Ann Ben Cleo Dirk"),
-        ("so Ann saw Dirk and Dirk waved to", "Ben Ann Fred"),
+        ("so Ann saw Dirk in Eva street and Dirk waved to", "Ben Ann Fred"),
     )
-    cases = [(text.split(), set(NAMES), fresh.split()) for text, fresh in texts]
+    cases = [(text.split(), set(NAMES), fresh.split()) for text, fresh in texts[:-1]]
+    cases += [(text.split(), {"Ann", "Dirk"}, fresh.split()) for text, fresh in texts[-1:]]
 
     def by_person(prompt, names, fresh):
         new = {}
@@ -221,7 +222,7 @@ def check_faithfulness(function: object) -> None:
 # -- 5: the S-inhibition head from two heat maps -------------------------------------------------------------
 
 
-def inhibiting(to_s2: Tensor, to_s1: Tensor, intact: float) -> tuple[int, int]:
+def inhibiting(to_s2: Tensor, to_s1: Tensor, intact: Tensor) -> tuple[int, int]:
     rise = (to_s1 - intact).masked_fill(to_s2 < 0.3, -torch.inf)
     layer, head = divmod(int(rise.argmax()), rise.shape[1])
     return layer, head
@@ -241,21 +242,23 @@ def check_s_inhibition(function: object) -> None:
     for layers, heads, s in ((3, 4, 1), (4, 2, 2), (2, 6, 3), (5, 3, 4)):
         draw = torch.Generator().manual_seed(s)
         to_s2 = 0.25 * torch.rand(layers, heads, generator=draw)
-        intact, n = 0.3, layers * heads
-        to_s1 = intact + 0.1 * (torch.rand(layers, heads, generator=draw) - 0.5)
-        first, second, third, fourth = torch.randperm(n, generator=draw)[:4].tolist()
-        to_s2.view(-1)[[first, second, third]] = torch.tensor([0.45, 0.9, 0.3])
-        to_s1.view(-1)[[first, second, third, fourth]] = torch.tensor([0.5, 0.32, 0.45, 0.7])
-        to_s1.view(-1)[second if s % 2 else third] = 0.02  # a fall is no rise
-        if (
-            s == 4
-        ):  # nobody's attention rises above the bound of looking but the first's, which just passes it
+        n = layers * heads
+        intact = 0.3 + 0.1 * torch.rand(layers, heads, generator=draw)
+        rise = 0.05 * (torch.rand(layers, heads, generator=draw) - 0.5)
+        first, second, third, fourth, fifth = torch.randperm(n, generator=draw)[:5].tolist()
+        to_s2.view(-1)[[first, second, third, fifth]] = torch.tensor([0.45, 0.9, 0.3, 0.4])
+        rise.view(-1)[[first, second, third, fourth, fifth]] = torch.tensor([0.2, 0.02, 0.15, 0.4, 0.01])
+        intact.view(-1)[fifth] = 0.6  # looked at S1 before, too: a level is no rise
+        rise.view(-1)[second if s % 2 else third] = -0.28  # a fall is no rise
+        if s == 4:  # it looks with just the bound
             to_s2.view(-1)[first] = 0.3
-        cases.append((to_s2, to_s1, intact))
+        cases.append((to_s2, intact + rise, intact))
     at = lambda score: divmod(int(score.argmax()), score.shape[1])
     mistakes = {
         "it looks at S2 most, but without it the mover looks where it looked before.": lambda a, b, i: at(a),
-        "without it the mover looks at S1 most, but it never looks at S2 itself.": lambda a, b, i: at(b),
+        "without it the mover looks at S1 most, but it never looks at S2 itself.": lambda a, b, i: at(b - i),
+        "the mover looked at S1 before, too: take the rise, not the level.":
+            lambda a, b, i: at(b.masked_fill(a < 0.3, -9)),
         "a fall is taken for a rise: the mover should look at S1 *more* without it.":
             lambda a, b, i: at((b - i).abs().masked_fill(a < 0.3, -1)),
         "this head makes the mover look at S1 least.": lambda a, b, i: at((i - b).masked_fill(a < 0.3, -9)),
