@@ -64,7 +64,7 @@ def test_counterfactuals_keep_the_syntax():
     rows = torch.arange(30)
     plain = prompts.template != 2  # no bystander
     for row in rows[plain].tolist():
-        people = lambda other: [w for w in words(other.tokens[row]) if w in NAMES]
+        people = lambda other, row=row: [w for w in words(other.tokens[row]) if w in NAMES]
         assert not set(people(renamed)) & set(people(prompts))
         assert len(set(people(strangers))) == 3 and not set(people(strangers)) & set(people(prompts))
     assert torch.equal(strangers.io, prompts.io)  # asked the same question

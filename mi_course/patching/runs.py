@@ -113,9 +113,7 @@ def record(
     return checked_run(Run(tokens, acts, engine, embed, mask=layout.mask))
 
 
-def record_some(
-    model, tokens: Int[Tensor, "batch pos"], sites: Sequence[str], *, at_once: int = 30
-) -> Run:
+def record_some(model, tokens: Int[Tensor, "batch pos"], sites: Sequence[str], *, at_once: int = 30) -> Run:
     """`record` that keeps the activations of a few sites only, so many prompts at a time: for what does not fit in memory.
 
     What is left serves as a source of ablations, or wherever no more than these sites is asked for.
