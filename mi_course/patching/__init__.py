@@ -11,7 +11,9 @@ PatchResult(z: denoising, logit_diff, layer 2 × head 2)
 1.0
 """
 
+from mi_course.patching.direct import DirectAttribution, direct_attribution
 from mi_course.patching.experiment import ROWS, Experiment
+from mi_course.patching.intervals import bootstrap
 from mi_course.patching.metrics import (
     METRICS,
     Answers,
@@ -35,6 +37,7 @@ from mi_course.patching.runs import (
     noised_embeddings,
     readable,
     record,
+    record_some,
     recorded_with,
     same_group,
 )

@@ -117,6 +117,28 @@ def record(
     return checked_run(Run(tokens, acts, engine, embed, mask=layout.mask))
 
 
+def record_some(model, tokens: Int[Tensor, "batch pos"], sites: Sequence[str], *, at_once: int = 30) -> Run:
+    """`record` that keeps the activations of a few sites only, so many prompts at a time: for what does not fit in memory.
+
+    What is left serves as a source of ablations, or wherever no more than these sites is asked for.
+
+    Args:
+        model: whose run it is.
+        tokens: prompts of one length, without padding.
+        sites: such as `z`, `pattern`, `resid_pre`; q and k are there under each name they have.
+        at_once: prompts run together.
+    """
+    parts = readable(model, tokens).split(at_once)
+    first = record(model, parts[0], check=False)
+    if first.mask is not None:
+        raise CourseError("record_some takes prompts without padding.")
+    wanted = lambda run: {key: x for key, x in run.acts.items() if key[0].split("_raw")[0] in sites}  # noqa: E731
+    kept = [wanted(first)]
+    kept += [wanted(recorded_with(first.engine, part, Layout.of(part))) for part in parts[1:]]
+    acts = {key: torch.cat([acts[key] for acts in kept]) for key in kept[0]}
+    return replace(first, tokens=torch.cat(parts), acts=acts)
+
+
 def readable(model, tokens: Int[Tensor, "..."]) -> Int[Tensor, "batch pos"]:
     """The `tokens`, if the `model` can read them, on its device."""
     if not len(model.blocks):

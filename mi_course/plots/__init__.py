@@ -8,6 +8,7 @@ Figure: Head 0.1 looks one back
 """
 
 from mi_course.plots.charts import bars, heatmap, line, scatter
+from mi_course.plots.diagrams import circuit
 from mi_course.plots.figure import COLOURS, CONTROLS, STYLE, Array, Figure, Marks, Names, Series
 from mi_course.plots.geometry import polytopes, regions, stacks, vectors
 from mi_course.plots.patterns import attention, attention_view
