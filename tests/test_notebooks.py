@@ -75,6 +75,11 @@ def test_no_cell_is_longer_than_it_should_be(stored):
     assert {first: count for first, count in long.items() if count > 20} == {}
 
 
+def test_no_cell_hushes_its_last_value_with_a_semicolon(stored):
+    """IPython looks for it in its history, which nbval does not keep: the value would be shown there."""
+    assert [c.source for c in code_cells(stored[1]) if c.source.rstrip().endswith(";")] == []
+
+
 def test_no_code_line_is_wider_than_a_page(stored):
     wide = [line for cell in code_cells(stored[1]) for line in cell.source.splitlines() if len(line) > 100]
     assert wide == []
