@@ -135,7 +135,9 @@ def record_some(model, tokens: Int[Tensor, "batch pos"], sites: Sequence[str], *
     wanted = lambda run: {key: x for key, x in run.acts.items() if key[0].split("_raw")[0] in sites}  # noqa: E731
     kept = [wanted(first)]
     kept += [wanted(recorded_with(first.engine, part, Layout.of(part))) for part in parts[1:]]
-    acts = {key: torch.cat([acts[key] for acts in kept]) for key in kept[0]}
+    acts = {
+        key: torch.cat([acts.pop(key) for acts in kept]) for key in list(kept[0])
+    }  # never twice in memory
     return replace(first, tokens=torch.cat(parts), acts=acts)
 
 
