@@ -23,7 +23,7 @@ SHARP = 100.0  # nats between what is looked at and what is not
 
 
 class Sentences(NamedTuple):
-    """Symbolic sentences, their answers, and where the names stand (A first, then B, then the repeated one)."""
+    """Symbolic sentences: `tokens`, the answers `io` and `s`, and `at`, where A, B and the repeated name stand."""
 
     tokens: Int[Tensor, "batch pos"]
     io: Int[Tensor, "batch"]
@@ -32,7 +32,9 @@ class Sentences(NamedTuple):
 
 
 def sentences(batch: int, *, n_names: int = 20, n_pos: int = 9, seed: int = 0) -> Sentences:
-    """Random sentences: names drawn anew, places anew, and either of the first two said again."""
+    """Random sentences, a `batch` of them: names drawn anew of `n_names`, places anew among `n_pos` positions, and
+    either of the first two said again; `seed` is of the draw.
+    """
     if n_names < 2 or n_pos < 5:
         raise CourseError("A sentence needs two names, and five positions: start, three names, to.")
     draw = generator(seed)
@@ -53,6 +55,8 @@ def one_layer(n_names: int = 20, n_pos: int = 9, *, volume: float = 12.0) -> Tin
     Stream: token | position | guess. Head 0.0 looks from "to" at all names alike and writes them into *guess*: S
     has two thirds, IO one. Head 0.1 looks at the *last* name, by position, and writes it with a minus. What is left:
     IO +1/3, S 2/3 − 1 = −1/3, everybody else 0.
+
+    `n_names` names, `n_pos` positions; `volume` is what a full write adds to a logit.
     """
     V, names, token, position, guess = layout(n_names, n_pos)
     model = blank(
@@ -72,6 +76,8 @@ def by_values(n_names: int = 20, n_pos: int = 9, *, volume: float = 12.0) -> Tin
 
     Stream: token | position | again | guess. Head 0.0 looks back at the same token and notes at S2, in *again*, whom it found.
     Head 1.0 looks from "to" at all names alike; of each it writes the token, and takes three times *again* away.
+
+    `n_names` names, `n_pos` positions; `volume` is what a full write adds to a logit.
     """
     V, names, token, position, again, guess = layout(n_names, n_pos, 2)
     model = blank(
@@ -98,6 +104,8 @@ def by_queries(n_names: int = 20, n_pos: int = 9, *, volume: float = 12.0) -> Ti
 
     Head 0.0 looks from "to" at the last name and notes it in *again*, at "to". Head 1.0 looks at names other than the
     one noted, which leaves IO, and copies.
+
+    `n_names` names, `n_pos` positions; `volume` is what a full write adds to a logit.
     """
     V, names, token, position, again, guess = layout(n_names, n_pos, 2)
     model = blank(
@@ -120,6 +128,8 @@ def by_keys(n_names: int = 20, n_pos: int = 9, *, volume: float = 12.0) -> TinyT
 
     Head 0.0 is that of `by_values`; head 1.0 does not look where *again* says something, so not at S2. IO and S1 are
     left, and their keys were made before S2 was read.
+
+    `n_names` names, `n_pos` positions; `volume` is what a full write adds to a logit.
     """
     model = by_values(n_names, n_pos, volume=volume)
     _, _, _, _, again, _ = layout(n_names, n_pos, 2)
@@ -133,6 +143,8 @@ def gated_spare(n_names: int = 20, n_pos: int = 9, *, volume: float = 12.0) -> T
     """`by_queries` with a spare mover in a third layer, which looks at IO only where *guess* is still empty at "to".
 
     The mover writes into *guess*; head 2.0 reads it in its query, and a full *guess* sends its look to the start.
+
+    `n_names` names, `n_pos` positions; `volume` is what a full write adds to a logit.
     """
     V, names, token, position, again, guess = layout(n_names, n_pos, 2)
     smaller = by_queries(n_names, n_pos, volume=volume)

@@ -56,7 +56,7 @@ class Knockout:
         return float(self.experiment.clean_score)
 
     def per_prompt(self, kept: Iterable[Head]) -> Float[Tensor, "batch"]:
-        """Each prompt's logit difference with these heads running and no others."""
+        """Each prompt's logit difference with the heads `kept` running and no others."""
         kept = frozenset(kept)
         if strange := kept - set(self.heads):
             raise CourseError(
@@ -90,11 +90,11 @@ class Knockout:
         return question.score(forward.readout(x[torch.arange(len(x)), question.pos], question.columns))
 
     def F(self, kept: Iterable[Head]) -> float:
-        """The mean of `per_prompt`."""
+        """The mean of `per_prompt(kept)`."""
         return float(self.per_prompt(kept).mean())
 
     def without(self, out: Iterable[Head]) -> float:
-        """F(M ∖ K): all heads but these."""
+        """F(M ∖ K): all heads but those in `out`."""
         return self.F(set(self.heads) - set(out))
 
     def faithfulness(self, circuit: Iterable[Head]) -> float:
@@ -102,12 +102,12 @@ class Knockout:
         return self.F(circuit) / self.full
 
     def faithfulness_above_empty(self, circuit: Iterable[Head]) -> float:
-        """(F(C) − F(∅)) / (F(M) − F(∅)): 0 for no heads at all, 1 for the model."""
+        """(F(C) − F(∅)) / (F(M) − F(∅)) of a `circuit` C: 0 for no heads at all, 1 for the model."""
         empty = self.F(())
         return (self.F(circuit) - empty) / (self.full - empty)
 
     def incompleteness(self, circuit: Collection[Head], out: Iterable[Head]) -> float:
-        """|F(C ∖ K) − F(M ∖ K)|: what the circuit misses shows when K is taken from both."""
+        """|F(C ∖ K) − F(M ∖ K)|: what the `circuit` C misses shows when K, the heads in `out`, is taken from both."""
         out = set(out)
         return abs(self.F(set(circuit) - out) - self.without(out))
 
@@ -115,7 +115,7 @@ class Knockout:
 def greedy(
     score: Callable[[frozenset], float], pool: Collection[Head], *, size: int
 ) -> list[tuple[frozenset, float]]:
-    """Sets K of 1 … `size` heads, each the last one and the head that raises the score most.
+    """Sets K of 1 … `size` heads from the `pool`, each the last one and the head that raises the `score` most.
 
     A search finds what a few chosen sets do not; its result is the largest of many, so compare it with the largest of as
     many random sets.
@@ -135,7 +135,7 @@ def minimality(
     """How much each head adds, as a share of F(M), once the rest of its class is out: |F(C ∖ (K ∪ v)) − F(C ∖ K)|.
 
     A head among others like it costs nothing alone; so K is its class without it (Wang et al. §4.2), or nothing where that
-    shows more.
+    shows more. `knockout` runs the heads, `circuit` is C, and `groups` are the classes by name.
     """
     shares = {}
     for head in sorted(circuit):
@@ -147,7 +147,7 @@ def minimality(
 
 
 def random_circuits(heads: Sequence[Head], size: int, n: int, *, seed: int = 0) -> list[set[Head]]:
-    """n sets of so many heads, drawn evenly."""
+    """n sets of `size` of the `heads`, drawn evenly with this `seed`."""
     if not 0 <= size <= len(heads):
         raise CourseError(f"size={size}: there are {len(heads)} heads.")
     draw = generator(seed)

@@ -24,9 +24,10 @@ Receiver = tuple[Head, str] | str
 def run_edges(
     experiment: Experiment, edges: Collection[tuple[Head, Receiver]], source: Run
 ) -> Float[Tensor, "batch"]:
-    """Each prompt's score when only these edges carry the clean run; the embedding reaches everybody.
+    """Each prompt's score when only these `edges` carry the clean run of the `experiment`, and all others the `source`.
 
-    Attention-only models: with MLPs in between, what they pass on would need edges of its own.
+    The embedding reaches everybody. Attention-only models: with MLPs in between, what they pass on would need edges of
+    its own.
     """
     forward, clean = experiment.engine, experiment.clean
     if not isinstance(forward, Forward) or forward.has_mlp:

@@ -33,14 +33,14 @@ BOUNDS = {"attention": 0.3, "copying": 0.5, "direct": 0.05, "change": 0.1}
 
 
 def attention(run: Run, prompts: Prompts, query: str, key: str) -> Float[Tensor, "layer head batch"]:
-    """Attention from one role's position to another's, in every prompt."""
+    """Attention of the `run` on these `prompts`, from the position of one role, `query`, to another's, `key`."""
     rows, at, to = torch.arange(len(prompts)), prompts.at(query), prompts.at(key)
     layers = range(run.engine.n_layers)
     return torch.stack([run.acts["pattern", i][rows, :, at, to].T for i in layers])
 
 
 def writes_along(run: Run, tokens: Int[Tensor, "batch"], pos: int = -1) -> Float[Tensor, "layer head batch"]:
-    """The logit that each head's write at `pos` adds to one token a prompt, the final norm held."""
+    """The logit that each head's write at `pos` of the `run` adds to one token a prompt, `tokens`, the final norm held."""
     forward = rebuilt(run)
     final = run.acts["resid_post", forward.n_layers - 1][:, pos]
     reader = frozen_reader(forward, final, forward.W_U.T[tokens])
@@ -51,7 +51,8 @@ def writes_along(run: Run, tokens: Int[Tensor, "batch"], pos: int = -1) -> Float
 def attention_write_correlation(run: Run, prompts: Prompts) -> Scores:
     """Pearson r of a head's attention to a name with what it writes along it; each prompt gives two points, IO and S1.
 
-    A name mover writes the more the more it looks (Wang et al., figure 3c); a negative one has r near −1.
+    A name mover writes the more the more it looks (Wang et al., figure 3c); a negative one has r near −1. The `run` is
+    that of the `prompts`.
     """
     look = torch.cat([attention(run, prompts, "END", role) for role in ("IO", "S1")], -1)
     wrote = torch.cat([writes_along(run, tokens) for tokens in (prompts.io, prompts.s)], -1)
@@ -61,7 +62,9 @@ def attention_write_correlation(run: Run, prompts: Prompts) -> Scores:
 
 
 class Copying(NamedTuple):
-    """Shares of names that a head, looking at them in full, raises among the largest logits, or lowers among the smallest."""
+    """Shares of names that a head, looking at them in full, raises among the largest logits (`copies`), or lowers among
+    the smallest (`suppresses`).
+    """
 
     copies: Scores
     suppresses: Scores
@@ -73,7 +76,7 @@ def copy_scores(run: Run, prompts: Prompts, *, k: int = 5, most: int = 24) -> Co
 
     The stream at IO after block 0 goes through the head's norm, W_V, W_O, the final norm and the unembedding (Wang et al.,
     §3.1); for heads of block 0 it is the embedding. Among the k *smallest* is the negative copying of heads that suppress
-    what they see. Chance is k / d_vocab. One prompt a name will do, and no more than `most` names are tried.
+    what they see. Chance is k / d_vocab. One prompt a name will do, and no more than `most` names are tried. The `run` is that of the `prompts`.
     """
     forward, known = rebuilt(run), prompts.io.tolist()
     rows = torch.tensor([known.index(name) for name in dict.fromkeys(known)][:most])
@@ -104,7 +107,8 @@ def roles(
     (what it writes must not be the name); name mover END → IO, with copying ≥ .5 and a direct attribution of ≥ 5% of the
     logit difference; negative: attends to a name from END, negative copying ≥ .5 and a direct attribution of ≥ 5% in size, of
     either sign. Previous-token and induction heads are tested on `repeats`, random tokens said again after `period`: mean
-    attention ≥ .3 to the token before, and to what followed last time.
+    attention ≥ .3 to the token before, and to what followed last time. `run` is the recorded run of the `model` on the
+    `prompts`, if there is one.
     """
     run = run or record(model, prompts.tokens)
     look = lambda q, k: attention(run, prompts, q, k).mean(-1)  # noqa: E731

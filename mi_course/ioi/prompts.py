@@ -70,7 +70,7 @@ class Task:
             raise CourseError(f"A prompt of {lengths[0]} tokens does not fit: the model reads {self.n_ctx}.")
 
     def text(self, template: int, slots: dict[str, int]) -> str:
-        """A prompt in words; `slots` has the number of the name in each slot."""
+        """A prompt in words, of the `template` with this number; `slots` has the number of the name in each slot."""
         return self.templates[template].format(**{slot: self.names[i] for slot, i in slots.items()})
 
     def _tokens(self, template: int, slots: dict[str, int]) -> list[int]:
@@ -97,7 +97,17 @@ class Task:
 
     def written(self, template: Tensor, s_first: Tensor, io: Tensor, s: Tensor, third: Tensor, *,
                 middle: str = "third", speaker: Tensor | None = None) -> Prompts:  # fmt: skip
-        """Prompts with these names (numbers); `speaker` stands in the place of S2 instead of S."""
+        """Prompts with these names, each argument one value a prompt.
+
+        Args:
+            template: its number.
+            s_first: whether S is the first name (BABA), else IO (ABBA).
+            io: number of the indirect object's name.
+            s: number of the subject's name.
+            third: number of a third name.
+            middle: who stands at {M}: `third`, `io` or `s`.
+            speaker: number of the name that stands in the place of S2 instead of S.
+        """
         if middle not in MIDDLE:
             raise CourseError(f"middle={middle!r}: choose from {', '.join(MIDDLE)}.")
         if bool((io == s).any()):
@@ -203,13 +213,13 @@ class Prompts:
         return self._again(*self.drawn, ~self.s_first)
 
     def renamed(self, seed: int = 1) -> Prompts:
-        """Other names in the same places: who S is changes, where S stood stays."""
+        """Other names, drawn with `seed`, in the same places: who S is changes, where S stood stays."""
         return self._again(*self._others(3, seed), self.s_first)
 
     def strangers(self, seed: int = 1) -> Prompts:
         """Three names that are all different, none of them the prompt's: the syntax stays, and nobody is said twice.
 
-        `io` and `s` are those of the prompt itself, so both runs can be asked the same question.
+        `io` and `s` are those of the prompt itself, so both runs can be asked the same question. `seed` is of the draw.
         """
         io, s, speaker = self._others(3, seed)
         made = self._again(io, s, self.drawn[2], self.s_first, speaker=speaker)

@@ -26,7 +26,8 @@ def bootstrap(
     """The percentile interval of a statistic of means: `of(share [resample n])` gives it for prompts drawn with
     replacement, [*axes resample], each with its share in the mean.
 
-    With few prompts it is too narrow, and where all prompts agree it is a point.
+    With few prompts it is too narrow, and where all prompts agree it is a point. Lower and upper end hold `level` of
+    so many `resamples`, drawn with `seed`.
     """
     if n < 2:
         raise CourseError("An interval over prompts needs two prompts at least.")
