@@ -2,7 +2,7 @@
 
 `python -m tests.pythons PYTHON …` executes every notebook with each interpreter (an environment with the course in it)
 and writes what differs to data/seeds/pythons.md. Executed notebooks stay in build/pythons/; those of the same sources
-are not executed again. `--only NN` names notebooks.
+are not executed again. `--only NN` names notebooks; `--stored 3.11` takes the stored ones for that version.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.pythons", description=__doc__)
     parser.add_argument("pythons", nargs="*", metavar="PYTHON")
     parser.add_argument("--only", nargs="+", default=[], metavar="NN")
+    parser.add_argument("--stored", metavar="3.N", help="the version that the stored notebooks ran on")
     parser.add_argument("--execute", action="store_true", help="with this interpreter, and write no page")
     given = parser.parse_args(arguments)
     paths = places.find(given.only)
@@ -93,9 +94,10 @@ def main(arguments: list[str]) -> None:
             subprocess.run(
                 [python, "-m", "tests.pythons", "--execute", "--only", *wanted], check=True, cwd=ROOT
             )
-    found = {}
+    found, versions = {}, {*versions, *([given.stored] if given.stored else [])}
     for path in paths:
         done = {v: DONE / v / path.name for v in sorted(versions, key=lambda v: int(v.split(".")[1]))}
+        done |= {given.stored: path} if given.stored else {}
         boards = {v: Scoreboard.from_notebooks([one]) for v, one in done.items() if one.exists()}
         columns = {f"Python {v}": [row for row in board.rows if row.measures] for v, board in boards.items()}
         if len(columns) > 1 and any(columns.values()):
