@@ -25,7 +25,8 @@ TARGET = ROOT / "data" / "seeds" / "pythons.md"
 HEAD = """# Every measure that differs between Pythons
 
 Written by `python -m tests.pythons PYTHON …`. The corpus is the documentation that the running interpreter carries, so
-measures on text differ from version to version. Measures that agree in three digits are left out.
+measures on text differ from version to version. Measures that agree in three digits are left out. Where the stored
+notebooks stand for a version (3.11), processors may differ as well.
 """
 
 
