@@ -87,7 +87,7 @@ class Adverts:
         x[:, COLUMNS["hours"]] += self.hours * side[:, None]
         told = torch.where(torch.rand(n, generator=rng) < self.agree, side, -side)
         x[:, 5] = x[:, 5].abs() * told * x[:, 4].sign()  # so x₄ x₅ has the sign that is told
-        fair = x[:, COLUMNS["interests"]] @ torch.tensor(INTERESTS) + 0.5 * x[:, 6] - 0.5
+        fair = fair_log_odds(x)
         log_odds = fair + self.habit * side / 2
         click = torch.rand(n, generator=rng) < log_odds.sigmoid()
         return Users(x, group, click, log_odds, fair)
@@ -108,9 +108,14 @@ class Adverts:
         Args:
             x: columns [row column].
         """
-        fair = x[:, COLUMNS["interests"]] @ torch.tensor(INTERESTS) + 0.5 * x[:, 6] - 0.5
+        fair = fair_log_odds(x)
         p = self.posterior(x)
         return p * (fair + self.habit / 2).sigmoid() + (1 - p) * (fair - self.habit / 2).sigmoid()
+
+
+def fair_log_odds(x: Float[Tensor, "row column"]) -> Float[Tensor, "row"]:
+    """Log odds of a click by interests and hours, the columns `x` that are true reasons."""
+    return x[:, COLUMNS["interests"]] @ torch.tensor(INTERESTS) + 0.5 * x[:, 6] - 0.5
 
 
 def group_gap(predicted: Float[Tensor, "row"], group: Bool[Tensor, "row"]) -> float:

@@ -20,6 +20,11 @@ from mi_course.errors import CourseError
 from mi_course.probing.checked import rows_of, two_classes
 
 
+def share_right(scores: Float[Tensor, "row"], z) -> float:
+    """Share of rows whose score is positive where the label in `z` is 1, and not where it is 0."""
+    return float(((scores > 0) == two_classes(z, len(scores))).double().mean())
+
+
 class Probe(NamedTuple):
     """A direction and a threshold: the concept is read where w · x + b > 0."""
 
@@ -37,8 +42,7 @@ class Probe(NamedTuple):
             x: activations [row d].
             z: labels [row], 0 and 1.
         """
-        scores = self.scores(x)
-        return float(((scores > 0) == two_classes(z, len(scores))).double().mean())
+        return share_right(self.scores(x), z)
 
 
 def difference_of_means(x, z) -> Float[Tensor, "d"]:
@@ -140,8 +144,7 @@ class NonlinearProbe(nn.Module):
             x: activations [row d].
             z: labels [row], 0 and 1.
         """
-        scores = self.scores(x)
-        return float(((scores > 0) == two_classes(z, len(scores))).double().mean())
+        return share_right(self.scores(x), z)
 
 
 def mlp_probe(
