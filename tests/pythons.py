@@ -3,12 +3,14 @@
 `python -m tests.pythons PYTHON …` executes every notebook with each interpreter (an environment with the course in it)
 and writes what differs to data/seeds/pythons.md. Executed notebooks stay in build/pythons/; those of the same sources
 are not executed again. `--only NN` names notebooks; `--stored 3.11` takes the stored ones for that version.
+`--shared` writes data/shared_text.json anew: the files that the text of all the interpreters has in common.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +57,26 @@ def fresh(version: str, path: Path) -> bool:
     return done.exists() and nbformat.read(done, as_version=4).metadata.get("of") == sources_of(path)
 
 
+SHARED = ROOT / "data" / "shared_text.json"
+MARKS = """
+import json
+from mi_course import corpora
+texts = corpora.standard_library()
+print(json.dumps({name: corpora.text_mark(text) for name, text in texts.items() if text.strip()}))
+"""
+
+
+def write_shared(pythons: list[str]) -> None:
+    """The files that are letter for letter the same on all of these, by name, with the mark of each."""
+    runs = [
+        subprocess.run([python, "-c", MARKS], capture_output=True, text=True, check=True, cwd=ROOT)
+        for python in pythons
+    ]
+    both = set.intersection(*(set(json.loads(run.stdout).items()) for run in runs))
+    files.write(SHARED, json.dumps(dict(sorted(both)), indent=0) + "\n")
+    print(f"{SHARED.relative_to(ROOT)}: {len(both)} files")
+
+
 def page(found: dict[str, dict[str, list[Row]]]) -> str:
     """Notebook → Python → rows, as tables."""
     parts = [HEAD]
@@ -79,7 +101,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="NN")
     parser.add_argument("--stored", metavar="3.N", help="the version that the stored notebooks ran on")
     parser.add_argument("--execute", action="store_true", help="with this interpreter, and write no page")
+    parser.add_argument("--shared", action="store_true", help="write the list of files that all have")
     given = parser.parse_args(arguments)
+    if given.shared:
+        return write_shared(given.pythons)
     paths = places.find(given.only)
     if given.execute:
         return execute(paths)

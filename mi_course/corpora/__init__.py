@@ -28,7 +28,9 @@ from mi_course.corpora.library import (
     halves,
     is_held_out,
     python_text,
+    shared_marks,
     standard_library,
+    text_mark,
 )
 from mi_course.corpora.planted import (
     COUNTRIES,

@@ -9,12 +9,13 @@ Planted corpora (`SkipTrigrams`, `BigramChain`, `random_repeats`, …) know what
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import sysconfig
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from mi_course.corpora.vocabulary import (
     with_unknown,
 )
 from mi_course.errors import CourseError
+from mi_course.files import data_dir
 
 SKIP_FOLDERS = {
     "test",
@@ -48,11 +50,15 @@ SKIP_FILES = {"html/entities.py", "keyword.py", "token.py", "LICENSE.txt", "this
 # -- real text -----------------------------------------------------------------------------------
 
 
-def standard_library() -> dict[str, str]:
+def standard_library(shared: bool = False) -> dict[str, str]:
     """Name → text of the running interpreter's library sources and documentation topics.
 
     Left out: tests, tables (encodings, HTML entities), generated modules and licence texts. One sentence where an
     interpreter comes without sources; where only the documentation is missing, a warning.
+
+    Args:
+        shared: only the files that Python 3.10 to 3.13 have letter for letter in common (`data/shared_text.json`), so
+            that what is measured on them does not depend on the version.
     """
     texts = {name: text for name, text in library_files() if wanted(name)}
     if not texts:
@@ -69,7 +75,23 @@ def standard_library() -> dict[str, str]:
             stacklevel=2,
         )
         topics = {}
-    return texts | {f"topics/{name}": text for name, text in sorted(topics.items())}
+    texts |= {f"topics/{name}": text for name, text in sorted(topics.items())}
+    return (
+        {name: text for name, text in texts.items() if text_mark(text) == shared_marks().get(name)}
+        if shared
+        else texts
+    )
+
+
+@cache
+def shared_marks() -> dict[str, str]:
+    """Name → `text_mark` of every file that is the same on all the Pythons the course runs on."""
+    return json.loads((data_dir() / "shared_text.json").read_text(encoding="utf-8"))
+
+
+def text_mark(text: str) -> str:
+    """Twelve digits that change with any character of `text`."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:12]
 
 
 def library_files() -> Iterator[tuple[str, str]]:

@@ -173,10 +173,13 @@ def labelled(encoding, spans: list[tuple[int, int, int]]) -> Int[Tensor, "tokens
     return script
 
 
-@lru_cache(maxsize=1)
-def script_text(vocab: int = 1024, seed: int = 0) -> ScriptCorpus:
-    """The standard library with its planted scripts, in the shipped vocabulary of `vocab` = 1024 tokens; `seed` plants."""
-    texts = {name: plant(name, text, seed) for name, text in standard_library().items() if text.strip()}
+@lru_cache(maxsize=2)
+def script_text(vocab: int = 1024, seed: int = 0, shared: bool = False) -> ScriptCorpus:
+    """The standard library with its planted scripts, in the shipped vocabulary of `vocab` = 1024 tokens; `seed` plants.
+
+    `shared` takes only the files that all of Python 3.10 to 3.13 have; see `standard_library`.
+    """
+    texts = {name: plant(name, text, seed) for name, text in standard_library(shared).items() if text.strip()}
     return labelled_corpus(texts, shipped_tokenizer(f"scripts-{vocab}"))
 
 
