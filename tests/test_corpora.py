@@ -25,6 +25,15 @@ def test_python_text_is_the_running_library(python):
     assert f"{len(python.train):,} tokens" in repr(python) and "bytes per token" in repr(python)
 
 
+def test_pythons_share_a_text():
+    texts, marks = corpora.standard_library(shared=True), corpora.shared_marks()
+    assert texts.keys() <= marks.keys() and 100 < len(marks) < 605
+    # Another patch release, or a distribution that mends the library, may have changed a file or two.
+    assert len(texts) >= 0.9 * len(marks)
+    assert all(corpora.text_mark(text) == marks[name] for name, text in texts.items())
+    assert texts.items() <= corpora.standard_library().items()
+
+
 def test_split_is_by_file_name_alone(python):
     assert corpora.is_held_out("heapq.py") == corpora.is_held_out("heapq.py")
     names = [f"{i}.py" for i in range(4000)]

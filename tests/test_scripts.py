@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+from mi_course import corpora
 from mi_course.corpora import scripts
 from mi_course.corpora.vocabulary import shipped_tokenizer, train_tokenizer
 from mi_course.errors import CourseError
@@ -34,6 +35,12 @@ def test_planting_keeps_every_line_and_knows_where_it_planted():
         }
         if scripts.SCRIPTS[kind] in letters:
             assert set(text[start:end]) <= set(letters[scripts.SCRIPTS[kind]])
+
+
+def test_the_shared_text_is_planted_alike_on_every_python():
+    shared, texts = scripts.script_text(shared=True), corpora.standard_library(shared=True)
+    assert sum(shared.n_files) == len(texts)
+    assert len(texts) < len(corpora.shared_marks()) or shared.fingerprint == "d672bead3e60"
 
 
 def test_name_and_seed_decide_what_is_planted():
