@@ -104,6 +104,18 @@ def test_16_bits_on_a_processor_without_them(sound, monkeypatch, capsys, dtype, 
                     "float32, the default, is likely quicker and exact.\n")  # fmt: skip
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_quick_width_is_16_bits_where_they_are_fast(sound, monkeypatch, capsys, fast):
+    able = {"architecture": "x86_64", "avx512_bf16": fast}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    assert pretrained.quick_dtype() == (torch.bfloat16 if fast else torch.float32)
+    assert pretrained.quick_dtype("cuda") == torch.bfloat16
+    pretrained.load(sound, dtype=pretrained.quick_dtype())
+    assert "no fast" not in capsys.readouterr().out
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert pretrained.quick_dtype() == torch.float32
+
+
 def test_nothing_is_said_of_a_processor_that_cannot_be_asked(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64"}, raising=False)
     assert language.slowness(torch.float16, "cpu") == ""

@@ -26,7 +26,7 @@ _ROOMS = {
     ),
     "fetching": ("damaged", "fetch", "listing"),
     "needing": ("absent", "need", "needs"),
-    "language": ("chat", "load", "untrained"),
+    "language": ("chat", "load", "quick_dtype", "untrained"),
     "images": ("pixels", "untrained_vision", "vision"),
     "efficientnet": ("EfficientNetLite",),
     "bridge": ("to_bridge",),
