@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from scipy.optimize import minimize
 from scipy.stats import rankdata
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from mi_course.corpora.corpus import generator
@@ -77,7 +76,8 @@ def logistic_probe(x, z, l2: float | int = 1.0) -> Probe:
 
     Columns are scaled to standard deviation 1 first (w̃ is the weight on that scale), and a column that never changes
     gets 0. The penalty keeps w finite where fewer rows than dimensions could be told apart perfectly by many
-    directions: there it decides *which* of them, so do not read much into that w. b is not penalised.
+    directions: there it decides *which* of them, so do not read much into that w. b is not penalised. Solved by
+    scikit-learn, with Newton's method.
 
     Args:
         z: labels [row], 0 and 1.
@@ -91,22 +91,11 @@ def logistic_probe(x, z, l2: float | int = 1.0) -> Probe:
     mean, sd = x.mean(0), x.std(0)
     moves = sd > 1e-12 * (1 + mean.abs())
     scale = torch.where(moves, sd, 1.0)
-    scaled, sign = (((x - mean) / scale) * moves).numpy(), np.where(z.numpy(), 1.0, -1.0)
-
-    def loss(v: np.ndarray) -> tuple[float, np.ndarray]:
-        margin = sign * (scaled @ v[:-1] + v[-1])
-        pull = -sign / (1 + np.exp(np.clip(margin, -500, 500)))
-        value = np.logaddexp(0, -margin).sum() + l2 / 2 * (v[:-1] @ v[:-1])
-        return value, np.append(scaled.T @ pull + l2 * v[:-1], pull.sum())
-
-    start = np.zeros(x.shape[1] + 1)
-    found = torch.from_numpy(
-        minimize(
-            loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000, "gtol": 1e-6, "ftol": 1e-13}
-        ).x
-    )
-    w = found[:-1] / scale
-    return Probe(w, float(found[-1] - w @ mean))
+    scaled = ((x - mean) / scale * moves).numpy()
+    newton = LogisticRegression(C=1 / l2, solver="newton-cholesky", tol=1e-8)
+    found = newton.fit(scaled, z.numpy())
+    w = torch.from_numpy(found.coef_[0]) / scale
+    return Probe(w, float(found.intercept_[0] - w @ mean))
 
 
 class NonlinearProbe(nn.Module):
