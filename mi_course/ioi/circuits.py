@@ -77,10 +77,8 @@ class Knockout:
         )
         for i in range(forward.n_layers):
             q, k, v = forward.project(i, x, ids)
-            if forward.turns(i):
-                q, k = forward.turn(i, q, False, ids), forward.turn(i, k, True, ids)
-            pattern = forward.scores(i, q, k, hidden).softmax(-1)
-            z = (pattern @ forward.shared(v).transpose(1, 2)).transpose(1, 2).contiguous()
+            pattern = forward.scores(i, *forward.turned(i, q, k, ids), hidden).softmax(-1)
+            z = forward.mix(pattern, v).contiguous()
             for head in (number for layer, number in out if layer == i):
                 z[:, place, head] = self.source.acts["z", i][:, place, head]
             x = x + forward.write(i, z)

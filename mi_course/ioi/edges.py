@@ -62,8 +62,7 @@ def head_run(
     """What one head writes if its queries, keys and values read these streams."""
     layer, number = head
     q, k, v = (forward.project(layer, read[x], ids, x)[0] for x in "qkv")
-    if forward.turns(layer):
-        q, k = forward.turn(layer, q, False, ids), forward.turn(layer, k, True, ids)
+    q, k = forward.turned(layer, q, k, ids)
     k, v = forward.shared(k)[:, :, number], forward.shared(v)[:, :, number]
     scores = q[:, :, number] @ k.mT * forward.layers[layer].scale
     z = scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v

@@ -42,13 +42,12 @@ def held_at_end(run: Run, heads: Collection[Head], source: Run) -> Run:
     for i in range(first, forward.n_layers):
         note("resid_pre", i, x)
         q, k, v = forward.project(i, x, ids)
-        if forward.turns(i):
-            q, k = forward.turn(i, q, False, ids), forward.turn(i, k, True, ids)
+        q, k = forward.turned(i, q, k, ids)
         k = torch.cat([run.acts[forward.seen(i, "k"), i][:, :-1], k], 1)
         v = torch.cat([run.acts["v", i][:, :-1], v], 1)
         pattern = forward.scores(i, q, k, hidden).softmax(-1)
         acts["pattern", i] = torch.cat([run.acts["pattern", i][:, :, :-1], pattern], 2)
-        z = (pattern @ forward.shared(v).transpose(1, 2)).transpose(1, 2)
+        z = forward.mix(pattern, v)
         for head in (number for layer, number in heads if layer == i):
             z[:, :, head] = source.acts["z", i][:, end, head]
         out = note("attn_out", i, forward.write(i, note("z", i, z)))

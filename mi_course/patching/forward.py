@@ -79,6 +79,10 @@ class Forward:
             x = share * x + (1 - share) * torch.cat([x[..., :1, :, :], x[..., :-1, :, :]], dim=-3)
         return x if self.rotary is None else self.rotary(x, ids)
 
+    def turned(self, i: int, q: Tensor, k: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys of block i as the scores see them."""
+        return (self.turn(i, q, False, ids), self.turn(i, k, True, ids)) if self.turns(i) else (q, k)
+
     def seen(self, i: int, letter: str) -> str:
         """Under which name a trace keeps the queries or keys that the scores are made of."""
         return letter + self.after if letter != "v" and self.turns(i) else letter
@@ -95,6 +99,10 @@ class Forward:
         """q · k · scale, −∞ at what is hidden."""
         s = (q.transpose(-3, -2) @ self.shared(k).transpose(-3, -2).mT) * self.layers[i].scale
         return s.masked_fill(hidden, -torch.inf)
+
+    def mix(self, pattern: Float[Tensor, "*copy head query key"], v) -> Float[Tensor, "*copy query head d_head"]:
+        """z: each head's mean of the values [… key kv d_head], weighted by its pattern."""
+        return (pattern @ self.shared(v).transpose(-3, -2)).transpose(-3, -2)
 
     def write(self, i: int, z: Float[Tensor, "*rows head d_head"]) -> Float[Tensor, "*rows d_model"]:
         """What the heads of block i write together."""
@@ -133,12 +141,10 @@ class Forward:
             note = lambda site, value, i=i: acts.setdefault((site, i), value)  # noqa: E731
             note("resid_pre", x)
             q, k, v = self.project(i, x, ids)
-            if self.turns(i):
-                q = self.turn(i, note(self.read(i, "q"), q), False, ids)
-                k = self.turn(i, note(self.read(i, "k"), k), True, ids)
+            q, k = self.turned(i, note(self.read(i, "q"), q), note(self.read(i, "k"), k), ids)
             q, k = note(self.seen(i, "q"), q), note(self.seen(i, "k"), k)
             pattern = note("pattern", self.scores(i, q, k, hidden).softmax(-1))
-            z = note("z", (pattern @ self.shared(note("v", v)).transpose(1, 2)).transpose(1, 2))
+            z = note("z", self.mix(pattern, note("v", v)))
             out = note("attn_out", self.write(i, z))
             if not self.has_mlp:
                 x = note("resid_post", x + out)

@@ -259,7 +259,7 @@ class Rerun:
             head, *key = given.behind
             value = given.value if key else given.value[:, : self.n_pos]
             pattern[(given.copy, head, given.pos, *key)] = value
-        return (pattern @ forward.shared(v).transpose(1, 2)).transpose(1, 2)
+        return forward.mix(pattern, v)
 
 
 def put(values: Float[Tensor, "copy pos head d_head"], edits: list[Entries]) -> Tensor:
