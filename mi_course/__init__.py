@@ -12,6 +12,7 @@ pretrained     real models: from folders, and those that ordinary packages carry
 training       the one loop, its rates, its checkpoints
 activations    activations collected and stored
 processes      several processes that share their batches
+sweeps         many small runs, on this machine or a cluster
 
 bigrams        01  a transformer without layers
 circuits       02  one layer, read from its weights

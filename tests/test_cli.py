@@ -21,7 +21,7 @@ from tests.conftest import notebook
 ROOT = Path(__file__).parents[1]
 
 
-COMMANDS = ("lab", "run", "doctor", "fetch", "student", "seeds", "train", "badges", "site", "test")
+COMMANDS = ("lab", "run", "doctor", "fetch", "student", "seeds", "train", "sweep", "badges", "site", "test")
 
 
 def test_help_shows_every_command_with_examples(capsys):
@@ -52,6 +52,8 @@ def test_version(capsys):
         ("lab --port 70000", "--port"),
         ("seeds", "NN"),
         ("seeds 03 --seeds x", "--seeds"),
+        ("sweep sae-512-l3", "--vary"),
+        ("sweep sae-512-l3 --vary inputs=1 --workers 0", "--workers"),
     ],
 )
 def test_what_is_not_understood_is_one_sentence_and_exits_with_2(asked, hint, capsys):
@@ -97,11 +99,14 @@ def test_train_lists_recipes_and_names_the_nearest(capsys):
 
 def test_seeds_take_several_numbers(monkeypatch):
     asked = []
-    monkeypatch.setattr(seeds, "main", lambda names, numbers: asked.append((names, numbers)) or 0)
+    monkeypatch.setattr(seeds, "main", lambda names, numbers, *how: asked.append((names, numbers, *how)) or 0)
     for typed in ("03 --seeds 7 8", "03 --seeds 7 --seeds 8", "--seeds 7 8 --quiet 03"):
         assert cli.main(["seeds", *typed.split()]) == 0
     assert cli.main(["seeds", "03", "04"]) == 0
-    assert asked == [(["03"], [7, 8])] * 3 + [(["03", "04"], [0, 1, 2])]
+    assert cli.main(["seeds", "03", "--workers", "2", "--scheduler", "tcp://n7:8786"]) == 0
+    assert asked == [(["03"], [7, 8], 1, None)] * 3 + [
+        (["03", "04"], [0, 1, 2], 1, None), (["03"], [0, 1, 2], 2, "tcp://n7:8786"),
+    ]  # fmt: skip
 
 
 def test_fetch_hands_names_on_and_says_what_it_is_told(monkeypatch, capsys):

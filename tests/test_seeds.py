@@ -1,11 +1,12 @@
 """A notebook on other seeds."""
 
+import json
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from mi_course import claims
+from mi_course import claims, sweeps
 from mi_course.claims.scoreboard import Row
 from mi_course.course import places, seeds
 from mi_course.errors import CourseError
@@ -54,6 +55,30 @@ def test_the_seed_reaches_the_cells(tmp_path, monkeypatch):
     rows = seeds.measure(path, [0, 2])
     assert [rows[seed][0].measures["rotated_relu_diff"] for seed in (0, 2)] == [0.5, 2.5]
     assert "rotated_relu_diff" in seeds.page(path, rows) and "| 0.5 | 2.5 |" in seeds.page(path, rows)
+
+
+def test_seeds_two_at_a_time_measure_the_same(tmp_path, monkeypatch):
+    """With workers of their own; what they wrote is taken from where they wrote it."""
+    monkeypatch.setattr(seeds.sweeps, "run", in_this_process)
+    monkeypatch.setattr(places, "root", lambda: tmp_path)
+    path = notebook(tmp_path, "from mi_course import claims\nSEED = 0",
+                    "claims.settle('TMS-17', rotated_max_diff=1e-6, rotated_relu_diff=0.5 + SEED)")  # fmt: skip
+    path = path.rename(tmp_path / "04_trial.ipynb")
+    rows = seeds.measure(path, [0, 2], workers=2)
+    assert [rows[seed][0].measures["rotated_relu_diff"] for seed in (0, 2)] == [0.5, 2.5]
+    assert list((tmp_path / "build" / "seeds").glob(".04*")) == [], "made again when it is asked for again"
+    broken = notebook(tmp_path, "SEED = 0\n1 / SEED")
+    with pytest.raises(CourseError, match="Seed 0: .*ZeroDivisionError"):
+        seeds.measure(broken, [0], workers=2)
+
+
+def in_this_process(tasks, out, *, workers, scheduler):
+    """As `sweeps.run`, without the engine."""
+    out.mkdir(parents=True, exist_ok=True)
+    said = {task.name: sweeps.work(task, str(out)) for task in tasks}
+    failed = {name: why for name, why in said.items() if why}
+    read = lambda task: json.loads(sweeps.place(task, out).read_text())["result"]
+    return sweeps.Sweep({task.name: read(task) for task in tasks if task.name not in failed}, failed)
 
 
 def test_a_page_names_bounds_and_verdicts():

@@ -204,44 +204,82 @@ def student(
     return classroom.student(notebooks or (), out, seed, made_for == "nbgrader")
 
 
-@command(TEACH, "04 | on seeds 0, 1 and 2", "03 --seeds 7 8 | on others")
+Workers = Annotated[int, typer.Option(min=1, metavar="N", help="Runs at a time, each on one thread.")]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="A dask scheduler that runs, tcp://host:8786, with its workers."),
+]
+
+
+@command(TEACH, "04 | on seeds 0, 1 and 2", "03 --seeds 7 8 | on others", "04 05 --workers 2 | two runs at a time")  # fmt: skip
 def seeds(
     notebooks: Some,
     seeds: Annotated[list[int], typer.Option(metavar="N …", help="Which.")] = [0, 1, 2],  # noqa: B006
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
 ) -> int:
     """Run notebooks on other seeds and table what the claims measured."""
     from mi_course.course import seeds as other_seeds
 
-    return other_seeds.main(notebooks, seeds)
+    return other_seeds.main(notebooks, seeds, workers, scheduler)
 
 
 @command(WRITE, "--list | what there is, and what it costs", "induction-2l | to where the course finds it",
-         "mlp-1l --seed 3 --out mine | another seed")  # fmt: skip
+         "mlp-1l --seed 3 --out mine | another seed", "sae-512-l2 mlp-1l --workers 2 | two at once")  # fmt: skip
 def train(
-    name: Annotated[str | None, typer.Argument(help="The recipe.", autocompletion=known_checkpoints)] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="The recipe, or several.", autocompletion=known_checkpoints),
+    ] = None,
     show: Annotated[bool, flag("--list", "What there is, and what it costs.")] = False,
     seed: Annotated[int | None, typer.Option(help="Another seed than the recipe's first.")] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where to (default: where the course finds it).")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda for toy models where there is a GPU.")] = "cpu",
+    workers: Workers = 1,
+    scheduler: Scheduler = None,
 ) -> int:
-    """Rebuild a shipped checkpoint; a run that was stopped goes on when it is given again."""
+    """Rebuild shipped checkpoints; a run that was stopped goes on when it is given again."""
     from mi_course import files, processes, recipes
 
-    if show or not name:
+    if show or not names:
         for recipe in recipes.everything().values():
             minutes = f"{recipe.minutes:g}" if recipe.minutes > 0 else "?"  # NaN: not shipped
             cost = f"{minutes} min on {recipe.device}, {recipe.megabytes:g} MB"
             print(f"{recipe.name:24} {cost:28} {recipe.what}")
         return 0 if show else 2
-    recipe = recipes.find(name)
     writable(out or files.checkpoints())
+    if len(names) > 1 or scheduler:
+        from mi_course.course import sweeping
+
+        return sweeping.train(names, seed, out or files.checkpoints(), device, workers, scheduler)
+    recipe = recipes.find(names[0])
     with processes.joined(recipe.name, recipe.shares_batches) as rank:
         path = recipe.train(seed, out, device)
     if rank == 0:  # which wrote the file
         print(*filter(None, [recipe.report(path), path]), sep="\n")
     return 0
+
+
+@command(WRITE, "mlp-1l --vary seed=0,1 --vary batch=8,16 | four runs",
+         "mlp-1l --vary seed=0,1 --scheduler n7:8786 | there")  # fmt: skip
+def sweep(
+    name: Annotated[str, typer.Argument(help="The recipe.", autocompletion=known_checkpoints)],
+    vary: Annotated[
+        list[str],
+        typer.Option(metavar="SETTING=A,B,…", help="Values of a setting; several: every combination."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of results (build/sweeps/NAME).")
+    ] = None,
+    workers: Workers = 2,
+    scheduler: Scheduler = None,
+) -> int:
+    """Train a recipe with many settings; what is done already is not done again."""
+    from mi_course.course import sweeping
+
+    return sweeping.sweep(name, vary, out, workers, scheduler)
 
 
 def writable(folder: Path) -> None:

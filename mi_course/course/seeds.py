@@ -6,13 +6,15 @@ the claims measured to data/seeds/04.md. The stored notebook stays as it is.
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
 
-from mi_course import files
+from mi_course import files, sweeps
 from mi_course.claims.ledger import shown_value
 from mi_course.claims.scoreboard import Row, Scoreboard
 from mi_course.course import places, runner
@@ -46,18 +48,43 @@ def with_seed(path: Path, seed: int, folder: Path) -> Path:
     return copy
 
 
-def measure(path: Path, seeds: Sequence[int]) -> dict[int, list[Row]]:
-    """Seed → what every claim of the notebook measured; runs the notebook once a seed."""
-    build = places.root() / "build" / "seeds"
-    rows: dict[int, list[Row]] = {}
-    for seed in seeds:
-        (ran,) = runner.execute([with_seed(path, seed, build)], jobs=1)
-        if ran.result.failed:
-            raise CourseError(f"Seed {seed}: {ran.result.failed}")
-        done = build / f"seed{seed}" / path.name
-        nbformat.write(ran.nb, done)
-        rows[seed] = [row for row in Scoreboard.from_notebooks([done]).rows if row.measures]
-    return rows
+def measure(
+    path: Path, seeds: Sequence[int], workers: int = 1, scheduler: str | None = None
+) -> dict[int, list[Row]]:
+    """Seed → what every claim of the notebook measured; runs the notebook once a seed, `workers` seeds at a time."""
+    if workers == 1 and not scheduler:
+        done = {seed: one(str(path), seed) for seed in seeds}
+    else:
+        done = by_sweep(path, seeds, workers, scheduler)
+    return {
+        seed: [row for row in Scoreboard.from_notebooks([file]).rows if row.measures]
+        for seed, file in done.items()
+    }
+
+
+def one(path: str, seed: int) -> str:
+    """Run the notebook at `path` with this seed; where the executed copy is."""
+    copy = with_seed(Path(path), seed, places.root() / "build" / "seeds")
+    (ran,) = runner.execute([copy], jobs=1)
+    if ran.result.failed:
+        raise CourseError(f"Seed {seed}: {ran.result.failed}")
+    nbformat.write(ran.nb, copy)
+    return str(copy)
+
+
+def by_sweep(path: Path, seeds: Sequence[int], workers: int, scheduler: str | None) -> dict[int, str]:
+    """Seed → where the executed copy is; a sweep that was stopped goes on, one that ended is made again."""
+    mark = hashlib.sha256(path.read_bytes()).hexdigest()[:8]  # of the notebook as it stands
+    out = places.root() / "build" / "seeds" / f".{path.stem}-{mark}"
+    tasks = [
+        sweeps.Task(f"seed{seed}", "mi_course.course.seeds:one", {"path": str(path.resolve()), "seed": seed})
+        for seed in seeds
+    ]
+    found = sweeps.run(tasks, out, workers=workers, scheduler=scheduler)
+    if found.failed:
+        raise CourseError("; ".join(found.failed.values()))
+    shutil.rmtree(out)
+    return {seed: found.results[f"seed{seed}"] for seed in seeds}
 
 
 def page(path: Path, rows: dict[int, list[Row]]) -> str:
@@ -100,10 +127,10 @@ def shown(value) -> str:
     return shown_value(value, digits=3)
 
 
-def main(names: Sequence[str], seeds: Sequence[int]) -> int:
+def main(names: Sequence[str], seeds: Sequence[int], workers: int = 1, scheduler: str | None = None) -> int:
     """Measure, write the pages, and say which verdicts differ between seeds."""
     for path in places.find(names):
-        rows = measure(path, seeds)
+        rows = measure(path, seeds, workers, scheduler)
         target = files.data_dir() / "seeds" / f"{path.name[:2]}.md"
         files.write(target, page(path, rows))
         print(target)

@@ -100,7 +100,9 @@ class Forward:
         s = (q.transpose(-3, -2) @ self.shared(k).transpose(-3, -2).mT) * self.layers[i].scale
         return s.masked_fill(hidden, -torch.inf)
 
-    def mix(self, pattern: Float[Tensor, "*copy head query key"], v) -> Float[Tensor, "*copy query head d_head"]:
+    def mix(
+        self, pattern: Float[Tensor, "*copy head query key"], v
+    ) -> Float[Tensor, "*copy query head d_head"]:
         """z: each head's mean of the values [… key kv d_head], weighted by its pattern."""
         return (pattern @ self.shared(v).transpose(-3, -2)).transpose(-3, -2)
 
