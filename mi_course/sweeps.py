@@ -18,6 +18,7 @@ import io
 import itertools
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -186,6 +187,8 @@ def work(task: Task, out: str) -> str:
     import torch
 
     torch.set_num_threads(1)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # functions of yours lie beside you
     began = time.perf_counter()
     module, _, name = task.call.partition(":")
     try:
@@ -212,8 +215,7 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
 
     if workers < 1:
         raise CourseError(f"A sweep needs at least one worker, not {workers}.")
-    environment = {**ONE_THREAD, **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}}
-    quiet = {"distributed.nanny.pre-spawn-environ": environment, "logging.distributed": "critical",
+    quiet = {"distributed.nanny.pre-spawn-environ": ONE_THREAD, "logging.distributed": "critical",
              "distributed.comm.timeouts.connect": f"{PATIENCE}s"}  # fmt: skip
     with dask.config.set(quiet):
         if scheduler is None:

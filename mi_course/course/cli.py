@@ -262,8 +262,8 @@ def train(
     return 0
 
 
-@command(WRITE, "mlp-1l --vary seed=0,1 --vary batch=8,16 | four runs",
-         "mlp-1l --vary seed=0,1 --scheduler n7:8786 | there")  # fmt: skip
+@command(WRITE, "mlp-1l --vary seed=0,1 --vary batch=8,16 | 4 runs",
+         "mlp-1l --vary seed=0,1 --scheduler n7:8786 | far")  # fmt: skip
 def sweep(
     name: Annotated[str, typer.Argument(help="The recipe.", autocompletion=known_checkpoints)],
     vary: Annotated[
