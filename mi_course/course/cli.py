@@ -216,7 +216,8 @@ def seeds(
 
 
 @command(WRITE, "--list | what there is, and what it costs", "induction-2l | to where the course finds it",
-         "mlp-1l --seed 3 --out mine | another seed")  # fmt: skip
+         "mlp-1l --seed 3 --out mine | another seed",
+         "sae-4096-l3 --shard | after torchrun --nproc-per-node 4 -m: 1,024 features a process")  # fmt: skip
 def train(
     name: Annotated[str | None, typer.Argument(help="The recipe.", autocompletion=known_checkpoints)] = None,
     show: Annotated[bool, flag("--list", "What there is, and what it costs.")] = False,
@@ -225,6 +226,9 @@ def train(
         Path | None, typer.Option(metavar="DIR", help="Where to (default: where the course finds it).")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda for toy models where there is a GPU.")] = "cpu",
+    shard: Annotated[
+        bool, flag("--shard", "An autoencoder's features cut among the processes of torchrun; without it they share batches.")
+    ] = False,
 ) -> int:
     """Rebuild a shipped checkpoint; a run that was stopped goes on when it is given again."""
     from mi_course import files, processes, recipes
@@ -236,6 +240,9 @@ def train(
             print(f"{recipe.name:24} {cost:28} {recipe.what}")
         return 0 if show else 2
     recipe = recipes.find(name)
+    if shard:
+        processes.need_torchrun(name)
+        recipe = recipe.in_shards()
     writable(out or files.checkpoints())
     with processes.joined(recipe.name, recipe.shares_batches) as rank:
         path = recipe.train(seed, out, device)
