@@ -88,7 +88,7 @@ class Shard(SparseAutoencoder):
         if processes.rank() == 0:
             path = files.save_in_pieces(path, pieces, sae=asdict(self.cfg), **card)
         deque(pieces, maxlen=0)  # the others send theirs
-        processes.any_of(False)  # and none goes on before the file is there
+        processes.wait()  # none goes on before the file is there
         return files.with_suffix(path, ".safetensors")
 
     @classmethod

@@ -76,6 +76,7 @@ def save_state(path, model, opts, history: History, step: int, config: TrainConf
         deque(pieces, maxlen=0)  # are sent to the first, which writes
     else:
         files.write_atomically({Path(path): pieces})
+    processes.wait()  # torchrun ends the writer, too, where another process leaves first
 
 
 def cut_names(model, opts) -> tuple[str, ...]:
