@@ -117,7 +117,8 @@ class SparseAutoencoder(nn.Module):
 
     def pre(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """Pre-activations of `x`. Subtracting b_dec first ties the input's bias to the output's."""
-        return self.parts.spread(self.scaled(x) - self.b_dec) @ self.W_enc + self.b_enc
+        x_c = self.parts.spread(self.scaled(x)) - self.parts.spread(self.b_dec)
+        return x_c @ self.W_enc + self.b_enc
 
     def scaled(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """The activations in the units of the inside, in which E‖x‖² = d_in."""

@@ -222,7 +222,7 @@ def auxiliary_loss(
         place, order = place.sort()
         which = which[order[place < AT_ONCE]]
     rows = sae.W_enc.T.index_select(0, which)
-    pre = sae.parts.spread(target - sae.b_dec) @ rows.T + sae.b_enc[which]
+    pre = (target - sae.parts.spread(sae.b_dec)) @ rows.T + sae.b_enc[which]
     k = min(everywhere, AT_ONCE, max(1, sae.cfg.d_in // 2))
     revived = sae.parts.keep_top(pre.relu(), k)
     return (error - sae.parts.add(revived @ sae.W_dec.index_select(0, which))).square().sum(-1).mean()

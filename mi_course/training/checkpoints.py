@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from mi_course import files, processes
@@ -58,8 +57,6 @@ def save_state(path, model, opts, history: History, step: int, config: TrainConf
     any number of processes can go on from it.
     """
     cut = cut_names(model, opts)
-    if processes.rank() > 0 and not cut:
-        return  # all are in the same state, and the first writes it
     tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     for i, opt in enumerate(opts):
         for key, slots in opt.state_dict()["state"].items():
@@ -67,13 +64,10 @@ def save_state(path, model, opts, history: History, step: int, config: TrainConf
     tensors["rng"] = torch.get_rng_state()
     card = {"step": step, "config": asdict(config), "history": asdict(history)}
     metadata = {"card": json.dumps(card)}
-    if not cut:
-        files.write_atomically({Path(path): save(tensors, metadata=metadata)})
-        return
-    inside = {name for name, value in tensors.items() if value.ndim and name.startswith(cut)}
+    inside = {name for name, value in tensors.items() if cut and value.ndim and name.startswith(cut)}
     pieces = processes.whole_file(tensors, inside, metadata)
     if processes.rank() > 0:
-        deque(pieces, maxlen=0)  # are sent to the first, which writes
+        deque(pieces, maxlen=0)  # what is its own goes to the first, which writes
     else:
         files.write_atomically({Path(path): pieces})
     processes.wait()  # torchrun ends the writer, too, where another process leaves first
