@@ -1,5 +1,6 @@
 """What a process of several holds, moves and computes in a step of a TopK autoencoder: `README.md`, several processes.
 
+    export OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1048576  # what is freed goes back, whatever its size
     torchrun --nproc-per-node 2 -m benchmarks.shards shards --d-sae 16384
     torchrun --nproc-per-node 2 -m benchmarks.shards copies --d-sae 16384
 

@@ -130,9 +130,7 @@ def wait() -> None:
 def seen_by_all(there: bool, what: Any) -> bool:
     """Whether the file `what` is there; one sentence where some processes see it and others do not."""
     if any_of(there) and any_of(not there):
-        raise CourseError(
-            f"Not all processes see {what}: the folder must be one that all of them can read."
-        )
+        raise CourseError(f"Not all processes see {what}: the folder must be one that all of them can read.")
     return there
 
 
@@ -378,6 +376,8 @@ def part_of(file: Any, name: str, path: Any) -> Tensor:
     tensor = file.get_slice(name)
     rows = tensor.get_shape()[0]
     if rows % world():
-        raise CourseError(f"{name} in {path} has {rows} rows, which {world()} processes cannot share equally.")
+        raise CourseError(
+            f"{name} in {path} has {rows} rows, which {world()} processes cannot share equally."
+        )
     part = rows // world()
     return tensor[rank() * part : (rank() + 1) * part]

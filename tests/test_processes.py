@@ -51,7 +51,8 @@ def write(folder: str, kinds: str, die_at: str, resumable: str) -> None:
 def in_two_processes(folder: Path, kinds: str, die_at: int = -1, resumable: str = "no"):
     """`write` under torchrun."""
     return torchrun(
-        folder, f"import test_processes; test_processes.write({str(folder)!r}, {kinds!r}, '{die_at}', {resumable!r})"
+        folder,
+        f"import test_processes; test_processes.write({str(folder)!r}, {kinds!r}, '{die_at}', {resumable!r})",
     )
 
 
@@ -60,13 +61,23 @@ def torchrun(folder: Path, code: str, n: int = 2):
     busy, which both happened once, nothing is learnt: the run is made again."""
     script = folder / "run.py"
     script.write_text(f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{code}")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(n), "--standalone", str(script)]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(n),
+        "--standalone",
+        str(script),
+    ]
     env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     for _ in range(3):
         ran = subprocess.run(launch, capture_output=True, text=True, timeout=300, env=env)
         if "(SIGABRT)" not in ran.stderr and "connectFullMesh failed" not in ran.stderr:
             break  # an error of ours is an exception, and says so
-        warnings.warn(f"A process of torchrun aborted, or did not find the others:\n{ran.stderr}", stacklevel=2)
+        warnings.warn(
+            f"A process of torchrun aborted, or did not find the others:\n{ran.stderr}", stacklevel=2
+        )
     return ran
 
 

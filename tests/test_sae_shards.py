@@ -86,7 +86,9 @@ class AnyText:
 def small(monkeypatch) -> None:
     """A corpus of no text, few windows to measure on, few of the dead at once."""
     measure = sae_recipes.measure
-    monkeypatch.setattr(sae_recipes, "measure", lambda one, model, corpus: measure(one, model, corpus, windows=4))
+    monkeypatch.setattr(
+        sae_recipes, "measure", lambda one, model, corpus: measure(one, model, corpus, windows=4)
+    )
     monkeypatch.setattr(sae_recipes.scripts, "script_text", AnyText)
     monkeypatch.setattr(kinds, "AT_ONCE", 8)
 
@@ -149,7 +151,9 @@ def two(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         small(patch)
         train(sae.SparseAutoencoder, "topk", checkpoint=folder / "of-one.partial", stop_at=20)
-        code = f"from pathlib import Path; import test_sae_shards\ntest_sae_shards.work(Path({str(folder)!r}))"
+        code = (
+            f"from pathlib import Path; import test_sae_shards\ntest_sae_shards.work(Path({str(folder)!r}))"
+        )
         ran = test_processes.torchrun(folder, code)
         assert ran.returncode != 0 and (folder / "stopped-1.partial").exists(), ran.stderr
         ran = test_processes.torchrun(folder, code)
@@ -213,7 +217,9 @@ def test_files_are_those_of_a_whole_one(two, tmp_path):
         name: (t.dtype, t.shape) for name, t in expected.items()
     }
     assert differ(again, expected) == 0
-    card, alike = (json.loads((f / "relu.json").read_text()) for f in (two, whole.save(tmp_path / "relu").parent))
+    card, alike = (
+        json.loads((f / "relu.json").read_text()) for f in (two, whole.save(tmp_path / "relu").parent)
+    )
     assert card.keys() == alike.keys() and card["sae"] == alike["sae"]
     assert not list(two.glob(".*tmp"))  # nothing half
 

@@ -227,7 +227,11 @@ def train(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, or cuda for toy models where there is a GPU.")] = "cpu",
     shard: Annotated[
-        bool, flag("--shard", "An autoencoder's features cut among the processes of torchrun; without it they share batches.")
+        bool,
+        flag(
+            "--shard",
+            "An autoencoder's features cut among the processes of torchrun; without it they share batches.",
+        ),
     ] = False,
 ) -> int:
     """Rebuild a shipped checkpoint; a run that was stopped goes on when it is given again."""

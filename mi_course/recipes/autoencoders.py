@@ -35,7 +35,7 @@ class SaeRecipe(Recipe):
     shuffled: bool = False  # of a model whose weights were shuffled: the control of TM-18
     lr: float = 1e-3
     shipped: bool = True
-    sharded: bool = field(default=False, kw_only=True)  # each process of torchrun holds a part of the features
+    sharded: bool = field(default=False, kw_only=True)  # each process has a part of the features
     shares_batches: bool = field(default=True, kw_only=True)
 
     @property

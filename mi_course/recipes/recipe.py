@@ -56,7 +56,9 @@ class Recipe:
 
     def in_shards(self) -> Recipe:
         """The same, its dictionary cut among the processes of torchrun."""
-        raise CourseError(f"{self.name} is no autoencoder: --shard cuts the dictionaries of the sae-… recipes.")
+        raise CourseError(
+            f"{self.name} is no autoencoder: --shard cuts the dictionaries of the sae-… recipes."
+        )
 
     def train(
         self,

@@ -64,7 +64,7 @@ class Shard(SparseAutoencoder):
         first, kept, start = processes.rank() * part, [], 0
         while start < cfg.d_sae:
             left = cfg.d_sae - start
-            n = ROWS if left >= 2 * ROWS else left  # the last rows come together: a short draw is another draw
+            n = ROWS if left >= 2 * ROWS else left  # the last come together: a short draw is another
             rows = torch.randn(n, cfg.d_in, generator=rng)
             kept.append(rows[max(0, first - start) : max(0, first + part - start)].clone())
             start += n
