@@ -99,7 +99,10 @@ def save_checked(path: str | Path, tensors: Tensors, **card) -> Path:
 
 
 def save_in_pieces(path: str | Path, pieces: Iterable[bytes], **card) -> Path:
-    """As `save_checked`, from the bytes of a safetensors file in `pieces`, so that they need not be in memory at once."""
+    """As `save_checked`, from the bytes of a safetensors file in `pieces`, so that they need not be in memory at once.
+
+    `path` is that of the pair; `card`, key=value, is what its card says more.
+    """
     path, digest = with_suffix(path, ".safetensors"), hashlib.sha256()
 
     def noted() -> Iterator[bytes]:

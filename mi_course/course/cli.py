@@ -217,7 +217,7 @@ def seeds(
 
 @command(WRITE, "--list | what there is, and what it costs", "induction-2l | to where the course finds it",
          "mlp-1l --seed 3 --out mine | another seed",
-         "sae-4096-l3 --shard | after torchrun --nproc-per-node 4 -m: 1,024 features a process")  # fmt: skip
+         "sae-4096-l3 --shard | under torchrun: see README")  # fmt: skip
 def train(
     name: Annotated[str | None, typer.Argument(help="The recipe.", autocompletion=known_checkpoints)] = None,
     show: Annotated[bool, flag("--list", "What there is, and what it costs.")] = False,
