@@ -11,7 +11,7 @@ models         the small transformer, open at every hook
 pretrained     real models: from folders, and those that ordinary packages carry
 training       the one loop, its rates, its checkpoints
 activations    activations collected and stored
-processes      several processes that share their batches
+processes      several processes that share their batches, or a dictionary's features
 sweeps         many small runs, on this machine or a cluster
 
 bigrams        01  a transformer without layers

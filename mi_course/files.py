@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ from mi_course.errors import CourseError, nearest
 
 FORMAT = 1  # of saved checkpoints
 Tensors = dict[str, Any]  # name → torch.Tensor
+DTYPES = {
+    "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
+    "torch.int64": "I64", "torch.int32": "I32", "torch.uint8": "U8", "torch.bool": "BOOL",
+}  # in safetensors' words  # fmt: skip
 
 
 def data_dir() -> Path:
@@ -39,17 +45,19 @@ def write(path: str | Path, content: str | bytes) -> Path:
     return Path(path)
 
 
-def write_atomically(files: dict[Path, str | bytes]) -> None:
+def write_atomically(files: dict[Path, str | bytes | Iterable[bytes]]) -> None:
     """Write every file beside its place, then rename them all: a crash, a kill or a full disk spoils nothing.
 
-    Text is written in UTF-8 with `\\n` at its lines' ends on every system. `files` is path → content, text or bytes.
+    Text is written in UTF-8 with `\\n` at its lines' ends on every system. `files` is path → content: text, bytes, or pieces of
+    bytes, which are asked for one after another, file by file.
     """
     parts = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
     try:
         for path, part in parts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(part, "wb") as file:
-                file.write(_bytes(files[path]))
+                for piece in _pieces(files[path]):
+                    file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
         for path, part in parts.items():
@@ -63,8 +71,9 @@ def write_atomically(files: dict[Path, str | bytes]) -> None:
             _remove(part)
 
 
-def _bytes(content: str | bytes) -> bytes:
-    return content.encode() if isinstance(content, str) else content
+def _pieces(content: str | bytes | Iterable[bytes]) -> Iterable[bytes]:
+    content = content.encode() if isinstance(content, str) else content
+    return [content] if isinstance(content, bytes) else content
 
 
 def _remove(part: Path) -> None:
@@ -87,6 +96,40 @@ def save_checked(path: str | Path, tensors: Tensors, **card) -> Path:
     card = {"format": FORMAT, "sha256": hashlib.sha256(blob).hexdigest(), **card}
     write_atomically({path: blob, with_suffix(path, ".json"): card_text(card)})
     return path
+
+
+def save_in_pieces(path: str | Path, pieces: Iterable[bytes], **card) -> Path:
+    """As `save_checked`, from the bytes of a safetensors file in `pieces`, so that they need not be in memory at once.
+
+    `path` is that of the pair; `card`, key=value, is what its card says more.
+    """
+    path, digest = with_suffix(path, ".safetensors"), hashlib.sha256()
+
+    def noted() -> Iterator[bytes]:
+        for piece in pieces:
+            digest.update(piece)
+            yield piece
+
+    def told() -> Iterator[bytes]:  # is asked when the pieces have been written
+        yield card_text({"format": FORMAT, "sha256": digest.hexdigest(), **card}).encode()
+
+    write_atomically({path: noted(), with_suffix(path, ".json"): told()})
+    return path
+
+
+def safetensors_head(described: dict[str, tuple], metadata: dict[str, str] | None = None) -> bytes:
+    """The first bytes of a safetensors file whose tensors follow in this order.
+
+    `described` is name → (dtype, shape); `metadata`, text → text, goes in beside them.
+    """
+    head: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end = 0
+    for name, (dtype, shape) in described.items():
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        head[name] = {"dtype": DTYPES[str(dtype)], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(head).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def add_to_card(path: str | Path, **more) -> None:
@@ -114,8 +157,20 @@ def read_checked(path: str | Path) -> tuple[Tensors, dict]:
     """Tensors and card of `path`.safetensors, after the hash of the one was found in the other."""
     from safetensors.torch import load
 
+    weights, card = read_card(path)
+    blob = weights.read_bytes()
+    if hashlib.sha256(blob).hexdigest() != card.get("sha256"):
+        raise CourseError(altered(weights))
+    return load(blob), card
+
+
+def read_card(path: str | Path, verify: bool = False) -> tuple[Path, dict]:
+    """Where the weights of the pair at `path` are, and their card.
+
+    With `verify` the hash of the weights is compared, in pieces: they need not fit into memory.
+    """
     weights, card_file = with_suffix(path, ".safetensors"), with_suffix(path, ".json")
-    rebuild = f"Rebuild it with `python -m mi_course train {weights.stem}`."
+    rebuild = rebuilt_by(weights)
     for file in (weights, card_file):
         if not file.is_file():
             raise CourseError(f"{file} is missing. {rebuild}")
@@ -127,10 +182,24 @@ def read_checked(path: str | Path) -> tuple[Tensors, dict]:
         raise CourseError(
             f"{card_file} has format {card.get('format')}; this version reads {FORMAT}. {rebuild}"
         )
-    blob = weights.read_bytes()
-    if hashlib.sha256(blob).hexdigest() != card.get("sha256"):
-        raise CourseError(f"{weights} is truncated or altered: its sha256 is not its card's. {rebuild}")
-    return load(blob), card
+    if verify:
+        digest = hashlib.sha256()
+        with open(weights, "rb") as file:
+            while piece := file.read(2**24):
+                digest.update(piece)
+        if digest.hexdigest() != card.get("sha256"):
+            raise CourseError(altered(weights))
+    return weights, card
+
+
+def rebuilt_by(weights: Path) -> str:
+    """The sentence that says how the file `weights` is made again."""
+    return f"Rebuild it with `python -m mi_course train {weights.stem}`."
+
+
+def altered(weights: Path) -> str:
+    """The sentence on a file `weights` that is not what its card says."""
+    return f"{weights} is truncated or altered: its sha256 is not its card's. {rebuilt_by(weights)}"
 
 
 # -- what is shipped -------------------------------------------------------------------------------

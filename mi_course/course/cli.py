@@ -12,6 +12,7 @@ import typer
 
 from mi_course import __version__
 from mi_course.course import console
+from mi_course.errors import CourseError
 
 EXIT_CODES = """\
 exit code: 0 when all is well, 1 when something failed, 2 when the command was
@@ -225,7 +226,8 @@ def seeds(
 
 
 @command(WRITE, "--list | what there is, and what it costs", "induction-2l | to where the course finds it",
-         "mlp-1l --seed 3 --out mine | another seed", "sae-512-l2 mlp-1l --workers 2 | two at once")  # fmt: skip
+         "mlp-1l --seed 3 --out mine | another seed", "sae-512-l2 mlp-1l --workers 2 | two at once",
+         "sae-4096-l3 --shard | under torchrun: see README")  # fmt: skip
 def train(
     names: Annotated[
         list[str] | None,
@@ -239,6 +241,13 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, or cuda for toy models where there is a GPU.")] = "cpu",
     workers: Workers = 1,
     scheduler: Scheduler = None,
+    shard: Annotated[
+        bool,
+        flag(
+            "--shard",
+            "An autoencoder's features cut among the processes of torchrun; without it they share batches.",
+        ),
+    ] = False,
 ) -> int:
     """Rebuild shipped checkpoints; a run that was stopped goes on when it is given again."""
     from mi_course import files, processes, recipes
@@ -251,10 +260,15 @@ def train(
         return 0 if show else 2
     writable(out or files.checkpoints())
     if len(names) > 1 or scheduler:
+        if shard:
+            raise CourseError("--shard trains one recipe, in the processes of torchrun: name one, and no scheduler.")
         from mi_course.course import sweeping
 
         return sweeping.train(names, seed, out or files.checkpoints(), device, workers, scheduler)
     recipe = recipes.find(names[0])
+    if shard:
+        processes.need_torchrun(recipe.name)
+        recipe = recipe.in_shards()
     with processes.joined(recipe.name, recipe.shares_batches) as rank:
         path = recipe.train(seed, out, device)
     if rank == 0:  # which wrote the file

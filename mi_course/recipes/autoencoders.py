@@ -35,6 +35,7 @@ class SaeRecipe(Recipe):
     shuffled: bool = False  # of a model whose weights were shuffled: the control of TM-18
     lr: float = 1e-3
     shipped: bool = True
+    sharded: bool = field(default=False, kw_only=True)  # each process has a part of the features
     shares_batches: bool = field(default=True, kw_only=True)
 
     @property
@@ -64,6 +65,11 @@ class SaeRecipe(Recipe):
             sae=replace(self.sae, seed=self.sae.seed - self.seed + seed), shipped=False,
         )  # fmt: skip
 
+    def in_shards(self) -> SaeRecipe:
+        """The same, its features cut among the processes of torchrun."""
+        processes.equal_parts(self.sae.d_sae, processes.started())
+        return replace(self, sharded=True)
+
     def read_model(self) -> TinyTransformer:
         """The model whose neurons it reads, its weights shuffled where the recipe says so."""
         model = load(self.model).requires_grad_(False)
@@ -75,7 +81,8 @@ class SaeRecipe(Recipe):
         n_ctx = model.cfg.n_ctx
         rows = collect(model, HOOK, corpus.windows(n_ctx, self.inputs // n_ctx, seed=self.sae.seed)(0))
         began = time.perf_counter()
-        encoder = sae.SparseAutoencoder(self.sae).start_from(rows[: 2**14].float())
+        kind = sae.Shard if self.sharded else sae.SparseAutoencoder
+        encoder = kind(self.sae).start_from(rows[: 2**14].float())
 
         def sample(step: int) -> Tensor:
             drawn = torch.randint(len(rows), (training.batch,), generator=generator(training.seed, step))
@@ -83,14 +90,17 @@ class SaeRecipe(Recipe):
 
         partial = out / f"{self.stem}.partial"
         history = sae.train(encoder, sample, training, progress=progress, checkpoint=partial)
-        if processes.rank() > 0:
+        if processes.rank() > 0 and not self.sharded:
             return out / f"{self.stem}.safetensors"  # the first process measures and writes
         card = self.provenance(time.perf_counter() - began, device) | {
             "model": self.model, "shuffled": self.shuffled, "hook": HOOK, "training": asdict(training),
             "inputs": len(history.loss) * training.batch, "corpus": repr(corpus), "fingerprint": corpus.fingerprint,
         }  # fmt: skip
+        if self.sharded:
+            card["shards"] = processes.world()
         path = saved_in_half(encoder, out / self.stem, card, lambda one: measure(one, model, corpus))
-        partial.unlink()
+        if processes.rank() == 0:
+            partial.unlink()
         return path
 
 
@@ -98,8 +108,9 @@ def saved_in_half(encoder: sae.SparseAutoencoder, path: Path, card: dict, measur
     """The file in 16-bit floats; its card says what was measured before, and how much the rounding changed."""
     full = measured(encoder)
     path = encoder.save(path, half=True, **card, final=full)
-    half = measured(sae.SparseAutoencoder.load(path))
-    add_to_card(path, change_by_16_bit_floats={key: round(half[key] - full[key], 6) for key in full})
+    half = measured(type(encoder).load(path))
+    if processes.rank() == 0:
+        add_to_card(path, change_by_16_bit_floats={key: round(half[key] - full[key], 6) for key in full})
     return path
 
 
@@ -158,8 +169,9 @@ def measure(
     x = collect(model, HOOK, tokens).float()
     f = torch.cat([encoder.encode(part) for part in x.split(4096)])
     result = {
-        "fvu": sae.fvu(x, encoder.decode(f)), "l0": sae.l0(f), "dead": sae.dead_share(f),
-        "above_1_percent": float((sae.density(f) > 0.01).float().mean()),
+        "fvu": sae.fvu(x, encoder.decode(f)), "l0": encoder.parts.total(sae.l0(f)),
+        "dead": float(encoder.parts.mean(torch.tensor([sae.dead_share(f)]))),
+        "above_1_percent": float(encoder.parts.mean((sae.density(f) > 0.01).float())),
     }  # fmt: skip
     mean = collect(model, HOOK, corpus.windows(model.cfg.n_ctx, 200, seed=18)(0)).float().mean(0)
     other = x[torch.randperm(len(x), generator=generator(19))].view(*tokens.shape, -1)

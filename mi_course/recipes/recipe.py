@@ -54,6 +54,12 @@ class Recipe:
         """The same recipe with another seed."""
         return replace(self, seed=seed)
 
+    def in_shards(self) -> Recipe:
+        """The same, its dictionary cut among the processes of torchrun."""
+        raise CourseError(
+            f"{self.name} is no autoencoder: --shard cuts the dictionaries of the sae-… recipes."
+        )
+
     def train(
         self,
         seed: int | None = None,

@@ -60,4 +60,5 @@ from mi_course.sae.responses import (
     record,
 )
 from mi_course.sae.saelens import ARCHITECTURES, SAELENS, from_saelens, read_saelens, to_saelens
+from mi_course.sae.shards import Shard
 from mi_course.sae.training import ALL_DEAD, SaeTraining, Upkeep, resample_, train

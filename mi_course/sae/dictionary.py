@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mi_course import processes
 from mi_course.activations import HUGE, sinks
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError, nearest
@@ -74,22 +75,27 @@ class SparseAutoencoder(nn.Module):
         cfg: its shape, a `SaeConfig`.
     """
 
+    parts: processes.Copies = processes.COPIES  # which process has which features: here, each has all
+
     def __init__(self, cfg: SaeConfig):
         super().__init__()
         self.cfg = cfg
-        rng = generator(cfg.seed)
-        directions = torch.randn(cfg.d_sae, cfg.d_in, generator=rng)
+        directions = self._drawn()
         directions = directions / directions.norm(dim=1, keepdim=True)
         self.W_dec = nn.Parameter(directions)
         if not cfg.tied:
             self._W_enc_rows = nn.Parameter(
                 0.25 * directions
             )  # d_sae d_in: what a feature reads lies side by side
-        self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae))
+        self.b_enc = nn.Parameter(torch.zeros(len(directions)))
         self.b_dec = nn.Parameter(torch.zeros(cfg.d_in))
         self.register_buffer("scale", torch.tensor(1.0))
         self.kind.prepare(self)
         self.card: dict = {}
+
+    def _drawn(self) -> Float[Tensor, "d_sae d_in"]:
+        """Where the features begin, before their length is set to 1."""
+        return torch.randn(self.cfg.d_sae, self.cfg.d_in, generator=generator(self.cfg.seed))
 
     @property
     def kind(self) -> Relu:
@@ -111,7 +117,8 @@ class SparseAutoencoder(nn.Module):
 
     def pre(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """Pre-activations of `x`. Subtracting b_dec first ties the input's bias to the output's."""
-        return (self.scaled(x) - self.b_dec) @ self.W_enc + self.b_enc
+        x_c = self.parts.spread(self.scaled(x)) - self.parts.spread(self.b_dec)
+        return x_c @ self.W_enc + self.b_enc
 
     def scaled(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """The activations in the units of the inside, in which E‖x‖² = d_in."""
@@ -131,7 +138,11 @@ class SparseAutoencoder(nn.Module):
 
     def decode(self, f: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
         """The activations that features f stand for."""
-        return (f @ self.W_dec + self.b_dec) / self.scale
+        return self.rebuilt(f) / self.scale
+
+    def rebuilt(self, f: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
+        """What features `f` stand for in the units of the inside."""
+        return self.parts.add(f @ self.W_dec) + self.b_dec
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """x̂, the reconstruction."""
@@ -166,11 +177,13 @@ class SparseAutoencoder(nn.Module):
 
     def save(self, path: str | Path, *, half: bool = False, **card) -> Path:
         """Write `path`.safetensors and its card; `half` stores 16-bit floats."""
+        return save_checked(path, self._result(half), sae=asdict(self.cfg), **card)
+
+    def _result(self, half: bool) -> dict[str, Tensor]:
+        """What is kept of the parameters and buffers here; `half` makes matrices 16-bit floats."""
         state = {name: value.detach().cpu() for name, value in self.state_dict().items()}
         state = {name: value for name, value in state.items() if name not in WHILE_TRAINING}
-        if half:
-            state = {name: v.half() if v.ndim > 1 else v for name, v in state.items()}
-        return save_checked(path, state, sae=asdict(self.cfg), **card)
+        return {name: v.half() if half and v.ndim > 1 else v for name, v in state.items()}
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> SparseAutoencoder:
@@ -179,7 +192,7 @@ class SparseAutoencoder(nn.Module):
         `name_or_path` is one or the other.
         """
         path = shipped_path(name_or_path, "sae")
-        tensors, card = read_checked(path)
+        tensors, card = cls._read(path)
         if "sae" not in card:
             raise CourseError(f"{path} is not an autoencoder: its card has no entry 'sae'.")
         sae = cls(SaeConfig(**card["sae"]))
@@ -191,6 +204,11 @@ class SparseAutoencoder(nn.Module):
             ) from error
         sae.card = card
         return sae.eval()
+
+    @classmethod
+    def _read(cls, path: Path) -> tuple[dict[str, Tensor], dict]:
+        """Tensors and card of a saved one."""
+        return read_checked(path)
 
 
 def as_rows(x: Any) -> Float[Tensor, "..."]:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mi_course.errors import CourseError
+from mi_course.processes import COPIES
 from mi_course.sae import step as sae_step
 
 AT_ONCE = 1024  # dead features in the auxiliary loss of one step
@@ -76,7 +77,7 @@ class TopK(Relu):
             )
 
     def activate(self, sae, pre):
-        return keep_top(pre.relu(), sae.cfg.k)
+        return sae.parts.keep_top(pre.relu(), sae.cfg.k)
 
     def penalty(self, sae, pre, f):
         return None
@@ -101,13 +102,13 @@ class BatchTopK(TopK):
     def activate(self, sae, pre):
         if not sae.training:
             return torch.where(pre > sae.threshold, pre.relu(), 0.0)
-        n = pre.numel() // sae.cfg.d_sae
-        return keep_top(pre.relu().flatten(), sae.cfg.k * n).view_as(pre)
+        n = pre.numel() // pre.shape[-1]
+        return sae.parts.keep_top(pre.relu().flatten(), sae.cfg.k * n).view_as(pre)
 
     @torch.no_grad()
     def follow_(self, sae, f):
         """The threshold: a running mean of the smallest active value."""
-        smallest = torch.where(f > 0, f, torch.inf).min()
+        smallest = sae.parts.smallest(torch.where(f > 0, f, torch.inf).min())
         if bool(smallest.isfinite()):
             sae.threshold.lerp_(smallest, 0.01 if sae.threshold > 0 else 1.0)
 
@@ -118,7 +119,7 @@ class JumpRelu(Relu):
     unit_decoder = fast = False
 
     def prepare(self, sae):
-        sae.log_threshold = nn.Parameter(torch.full((sae.cfg.d_sae,), math.log(0.1)))
+        sae.log_threshold = nn.Parameter(torch.full_like(sae.b_enc, math.log(0.1)))
 
     def activate(self, sae, pre):
         return Jump.apply(pre.relu(), sae.log_threshold.exp(), sae.cfg.bandwidth)
@@ -134,8 +135,8 @@ class Gated(Relu):
     fast = False
 
     def prepare(self, sae):
-        sae.r_mag = nn.Parameter(torch.zeros(sae.cfg.d_sae))
-        sae.b_mag = nn.Parameter(torch.zeros(sae.cfg.d_sae))
+        sae.r_mag = nn.Parameter(torch.zeros_like(sae.b_enc))
+        sae.b_mag = nn.Parameter(torch.zeros_like(sae.b_enc))
 
     def activate(self, sae, pre):
         magnitude = ((pre - sae.b_enc) * sae.r_mag.exp() + sae.b_mag).relu()
@@ -145,7 +146,7 @@ class Gated(Relu):
         return pre.relu()
 
     def extra(self, sae, pre, target, error, dead):
-        by_gate = pre.relu() @ sae.W_dec.detach() + sae.b_dec.detach()
+        by_gate = sae.parts.add(pre.relu() @ sae.W_dec.detach()) + sae.b_dec.detach()
         return (target - by_gate).square().sum(-1).mean()
 
 
@@ -161,8 +162,7 @@ UNIT_DECODER = tuple(name for name, kind in KINDS.items() if kind.unit_decoder)
 
 def keep_top(values: Float[Tensor, "*batch n"], k: int) -> Float[Tensor, "*batch n"]:
     """The k largest of `values` along the last axis, 0 elsewhere; gradients flow through what is kept."""
-    top = values.topk(k, dim=-1, sorted=False)
-    return torch.zeros_like(values).scatter(-1, top.indices, top.values)
+    return COPIES.keep_top(values, k)
 
 
 class Jump(torch.autograd.Function):
@@ -213,12 +213,16 @@ def auxiliary_loss(
     `target` is what `sae` was to rebuild, `error` what it missed of that, and `dead` says which features are.
     """
     which = dead.nonzero()[:, 0]
-    if not len(which) or not sae.cfg.aux:
+    before, everywhere = sae.parts.counted(len(which))
+    if not everywhere or not sae.cfg.aux:
         return error.new_zeros(())
-    if len(which) > AT_ONCE:
-        turn = AT_ONCE * int(getattr(sae, "step", 0)) % len(which)
-        which = which.roll(-turn)[:AT_ONCE]
+    if everywhere > AT_ONCE:
+        turn = AT_ONCE * int(getattr(sae, "step", 0)) % everywhere
+        place = (torch.arange(len(which), device=which.device) + before - turn) % everywhere
+        place, order = place.sort()
+        which = which[order[place < AT_ONCE]]
     rows = sae.W_enc.T.index_select(0, which)
-    pre = (target - sae.b_dec) @ rows.T + sae.b_enc[which]
-    revived = keep_top(pre.relu(), min(len(which), max(1, sae.cfg.d_in // 2)))
-    return (error - revived @ sae.W_dec.index_select(0, which)).square().sum(-1).mean()
+    pre = (target - sae.parts.spread(sae.b_dec)) @ rows.T + sae.b_enc[which]
+    k = min(everywhere, AT_ONCE, max(1, sae.cfg.d_in // 2))
+    revived = sae.parts.keep_top(pre.relu(), k)
+    return (error - sae.parts.add(revived @ sae.W_dec.index_select(0, which))).square().sum(-1).mean()

@@ -27,11 +27,11 @@ def loss(
     pre = sae.pre(x)
     f = sae.activate(pre)
     target = sae.scaled(x)
-    error = target - (f @ sae.W_dec + sae.b_dec)
+    error = target - sae.rebuilt(f)
     total = error.square().sum(-1).mean()
     penalty, extra = sae.kind.penalty(sae, pre, f), sae.kind.extra(sae, pre, target, error, dead)
     if penalty is not None:
-        total = total + share * sae.cfg.l1 * penalty.sum(-1).mean()
+        total = total + share * sae.cfg.l1 * sae.parts.add(penalty.sum(-1)).mean()
     if extra is not None:
         total = total + extra
     return total, f

@@ -10,6 +10,8 @@ of B inputs, the loss is L = Σ_b (‖e‖² + f·p) / B, where p ≥ 0 is the p
 
 `TopK` never holds a dense f or δ: both live on the k features of each input. `ReluL1` holds them in two buffers that
 are used again at every step. Both compute loss and gradients in one go, in `forward`: use them for training only.
+Where the features lie in parts in several processes, f W_dec, W_enc ∂b_enc and f·p are summed over them, and the k
+largest are chosen among all of theirs (`Work.parts`); nothing else changes.
 With `Work.half` large products are taken in bfloat16 from float32 weights: all of ReluL1's, for TopK those that give z.
 Shown equal to autograd in notebook 05 and in the tests.
 """
@@ -25,6 +27,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_course.processes import COPIES, Copies
+
 ROWS = 1024  # inputs a time through the encoder: what it writes is read again while it is still in the cache
 CACHED = 2**18  # numbers that stay in a core's own cache, 1 MiB
 # The bits of floats, read as integers, stand in the order of the floats from 0 up; those below 0 come before them all.
@@ -32,16 +36,18 @@ ORDERED = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
 
 class Work:
-    """The buffers of a run, by name, and whether large products are taken in bfloat16."""
+    """The buffers of a run, by name; whether large products are taken in bfloat16; which process has which features."""
 
-    def __init__(self, half: bool = False):
-        self.half = half
+    def __init__(self, half: bool = False, parts: Copies = COPIES):
+        self.half, self.parts = half, parts
         self.buffers: dict[str, Tensor] = {}
 
     @classmethod
-    def for_size(cls, weights: int) -> Work:
-        """bfloat16 for matrices of at least that many weights, where it is clearly faster on this machine."""
-        return cls(half=weights >= 2**18 and bfloat16_pays())
+    def for_size(cls, weights: int, parts: Copies = COPIES) -> Work:
+        """bfloat16 for matrices of at least that many weights, where it is clearly faster on every process's machine."""
+        if parts.total(weights) < 2**18:
+            return cls(False, parts)
+        return cls(bool(parts.smallest(torch.tensor(int(bfloat16_pays())))), parts)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -81,10 +87,11 @@ class TopK(torch.autograd.Function):
     @staticmethod
     def forward(ctx, t, W_encT, b_enc, W_dec, b_dec, k: int, work: Work):
         x_c = torch.sub(t, b_dec, out=work.buffer("centred", *t.shape, dtype=t.dtype))
-        f, features = encode(x_c, W_encT, b_enc, k, work)
+        f, features = encode(x_c, W_encT, b_enc, min(k, len(b_enc)), work)
+        f, features = work.parts.chosen(f, features, k)
         x_hat = [weighted_sum(features, part, f) for part in columns("outputs", W_dec, work)]
         error = torch.cat(x_hat, 1, out=work.buffer("error", *t.shape, dtype=t.dtype))
-        torch.sub(x_c, error, out=error)
+        torch.sub(x_c, work.parts.add_(error), out=error)
         inputs, errors = columns("inputs", x_c, work), columns("errors", error, work)
         loss = error.flatten().dot(error.flatten()) / len(t)
 
@@ -96,7 +103,7 @@ class TopK(torch.autograd.Function):
             weights = values.flatten()[order]
             W_grads.append(torch.cat([weighted_sum(rows, part, weights, starts) for part in parts], 1))
         b_grad = torch.zeros_like(b_enc).index_add_(0, features.flatten(), delta.flatten())
-        ctx.grads = (W_grads[0], b_grad, W_grads[1], to_G * error.sum(0) - b_grad @ W_encT)
+        ctx.grads = (W_grads[0], b_grad, W_grads[1], to_G * error.sum(0) - work.parts.add_(b_grad @ W_encT))
         active = torch.zeros_like(b_enc).index_add_(0, features.flatten(), f.flatten()) > 0
         error = error.detach()
         ctx.mark_non_differentiable(error, active)
@@ -121,7 +128,8 @@ class ReluL1(torch.autograd.Function):
         for at in chunks:
             torch.addmm(bias, x_c[at], W_in.T, out=f[at]).relu_()
             f_sum += f[at].sum(0)
-        error = torch.mm(f, W_out, out=work.buffer("G", n, d_in)).float().add_(b_dec).sub_(t)
+        error = torch.mm(f, W_out, out=work.buffer("G", n, d_in)).float()
+        work.parts.add_(error).add_(b_dec).sub_(t)
         squared = error.square().sum()
         G = work.cast("G", error.mul_(2 / n))
         for at in chunks:
@@ -129,12 +137,12 @@ class ReluL1(torch.autograd.Function):
             torch.ops.aten.threshold_backward(delta[at], f[at], 0, grad_input=delta[at])
             b_grad += delta[at].sum(0)
         ctx.grads = (
-            product(delta, x_c, work), b_grad, product(f, G, work), G.sum(0, dtype=torch.float32) - b_grad @ W_encT,
-            f_sum / n,
+            product(delta, x_c, work), b_grad, product(f, G, work),
+            G.sum(0, dtype=torch.float32) - work.parts.add_(b_grad @ W_encT), f_sum / n,
         )  # fmt: skip
         active = f_sum > 0
         ctx.mark_non_differentiable(active)
-        return (squared + p @ f_sum) / n, active
+        return (squared + work.parts.add_(p @ f_sum)) / n, active
 
     @staticmethod
     def backward(ctx, grad, *_):

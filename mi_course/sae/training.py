@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mi_course import processes
 from mi_course.activations import Store, sinks
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError, kind_of, nearest
@@ -76,11 +75,11 @@ class Upkeep(Callback):
         )
         plain = sae.W_dec.device.type == "cpu" and sae.W_dec.dtype == torch.float32
         fast = fast and sae.kind.fast and plain
-        self.work = sae_step.Work.for_size(sae.W_dec.numel()) if fast else None
+        self.work = sae_step.Work.for_size(sae.W_dec.numel(), sae.parts) if fast else None
         if sae.kind.unit_decoder:
             self.hooks.append(sae.W_dec.register_hook(lambda grad: projected(grad, sae.W_dec.detach())))
         self.hooks += [
-            p.register_post_accumulate_grad_hook(processes.average_gradient_) for p in sae.parameters()
+            p.register_post_accumulate_grad_hook(sae.parts.average_gradient_) for p in sae.parameters()
         ]
 
     @property
@@ -101,7 +100,7 @@ class Upkeep(Callback):
 
     def loss(self, sae: SparseAutoencoder, x: Tensor) -> Tensor:
         """The loss of `sae` on the batch `x` at this step; also counts for how long each feature has been silent."""
-        everything, x = len(x), processes.share_of(x)
+        everything, x = len(x), sae.parts.rows(x)
         if self.work is not None:
             total, active = fast_loss(sae, x, self.share, self.dead, self.work)
         else:
@@ -111,8 +110,8 @@ class Upkeep(Callback):
         if not bool(total.isfinite()):
             check_activations(x, sae.cfg.d_in)  # is it the input's fault?
         self.part = x[:512]
-        sae.silent = torch.where(processes.anywhere(active), 0, sae.silent + everything)
-        return processes.mean_value(total)
+        sae.silent = torch.where(sae.parts.anywhere(active), 0, sae.silent + everything)
+        return sae.parts.loss(total)
 
     def after(self, run: Run, step: int) -> dict:
         """After a `step` of `run`: unit length, resampling at its steps, and what the bar and the history are to say."""
@@ -124,8 +123,8 @@ class Upkeep(Callback):
             seed, by = self.config.seed + step + 1, self.config.resample_by
             resample_(sae, dead, self.pool(), run.optimizers, seed=seed, by=by)
             sae.silent[dead] = 0
-            return {"resampled": int(dead.sum())}
-        if int(sae.silent.min()) >= ALL_DEAD * self.config.batch and step + 1 > max(
+            return {"resampled": sae.parts.counted(int(dead.sum()))[1]}
+        if int(sae.parts.smallest(sae.silent.min())) >= ALL_DEAD * self.config.batch and step + 1 > max(
             self.resample_at, default=0
         ):
             raise CourseError(
@@ -139,7 +138,9 @@ class Upkeep(Callback):
         """L0 and FVU of `sae` on a part of the batch, beside it FVU without rows of huge norm, and the share of the dead."""
         f = sae.encode(self.part)
         x, x_hat = self.part, sae.decode(f)
-        noted = {"L0": l0(f), "FVU": unexplained(x, x_hat), "dead": float(self.dead.float().mean())}
+        noted = {
+            "L0": sae.parts.total(l0(f)), "FVU": unexplained(x, x_hat), "dead": float(sae.parts.mean(self.dead.float())),
+        }  # fmt: skip
         if (few := sinks(x)) is not None and not bool(few.all()):
             noted["FVU without sinks"] = unexplained(x[~few], x_hat[~few])
         return noted
@@ -235,20 +236,22 @@ def resample_(
     With `by="uniform"` all inputs are equally likely: the control that tells the drawing from the rest of the reset.
 
     Decoder row: the input less b_dec, at length 1. Encoder column: the same direction at 0.2 of the mean length of
-    the living ones. Bias 0, and Adam forgets these entries. Returns which inputs were taken. `optimizers` are those
-    whose state is forgotten; `seed` draws the inputs.
+    the living ones. Bias 0, and Adam forgets these entries. Returns which inputs were taken, for the dead in this
+    process. `optimizers` are those whose state is forgotten; `seed` draws the inputs.
     """
     check_draw(by)
-    n = int(dead.sum())
+    here = int(dead.sum())
+    before, n = sae.parts.counted(here)
     if not n:
         return torch.empty(0, dtype=torch.long)
     x = as_rows(x).to(sae.W_dec.dtype)
     squared = (sae.scale * (x - sae(x))).square().sum(-1).square()  # loss²
     weight = squared.cpu() if by == "loss" else torch.ones(len(x))
     picked = torch.multinomial(weight, n, replacement=n > len(x), generator=generator(seed))
+    alive = sae.parts.mean(sae.W_enc[:, ~dead].norm(dim=0)).nan_to_num(1.0)  # 1 where nobody is alive
+    picked = picked[before : before + here]
     direction = x[picked] * sae.scale - sae.b_dec
     direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(1e-8)
-    alive = sae.W_enc[:, ~dead].norm(dim=0).mean() if bool((~dead).any()) else torch.tensor(1.0)
     sae.W_dec[dead] = direction
     if not sae.cfg.tied:
         sae._W_enc_rows[dead] = 0.2 * alive * direction

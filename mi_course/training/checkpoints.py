@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from torch import Tensor
 
 from mi_course import files, processes
 from mi_course.errors import CourseError
@@ -39,8 +40,8 @@ class Checkpoint:
         return saved
 
     def exists(self) -> bool:
-        """Whether there is a file to go on from."""
-        return self.path is not None and Path(self.path).exists()
+        """Whether there is a file to go on from; all processes must agree."""
+        return self.path is not None and processes.seen_by_all(Path(self.path).exists(), self.path)
 
     def write(self, run, step: int) -> None:
         """The state of a `run` before the `step` of that number."""
@@ -52,17 +53,38 @@ def save_state(path, model, opts, history: History, step: int, config: TrainConf
     """Model, optimisers, random state and history in one file, so that no kill can leave halves of two steps.
 
     `path` is the file, `opts` are the optimisers of `model`; `step` is the one to go on from, and `config` what a run
-    must have to do so.
+    must have to do so. A model that lies in parts in several processes (`model.cut`) is written whole, by all of them:
+    any number of processes can go on from it.
     """
-    if processes.rank() > 0:
-        return  # all are in the same state, and the first writes it
+    cut = cut_names(model, opts)
     tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     for i, opt in enumerate(opts):
         for key, slots in opt.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{key}.{name}": torch.as_tensor(v).cpu() for name, v in slots.items()}
     tensors["rng"] = torch.get_rng_state()
     card = {"step": step, "config": asdict(config), "history": asdict(history)}
-    files.write_atomically({Path(path): save(tensors, metadata={"card": json.dumps(card)})})
+    metadata = {"card": json.dumps(card)}
+    inside = {name for name, value in tensors.items() if cut and value.ndim and name.startswith(cut)}
+    pieces = processes.whole_file(tensors, inside, metadata)
+    if processes.rank() > 0:
+        deque(pieces, maxlen=0)  # what is its own goes to the first, which writes
+    else:
+        files.write_atomically({Path(path): pieces})
+    processes.wait()  # torchrun ends the writer, too, where another process leaves first
+
+
+def cut_names(model, opts) -> tuple[str, ...]:
+    """How the names of those tensors begin, in the file of a run, of which a process has a part; none for most models.
+
+    `model.cut` names parameters and buffers of `model`; what its optimisers `opts` keep of one is cut as it is.
+    """
+    cut = set(getattr(model, "cut", ()))
+    names = {id(p): name for name, p in model.named_parameters()}
+    begin = [f"model.{name}" for name in sorted(cut)]
+    for i, opt in enumerate(opts):
+        held = [p for group in opt.param_groups for p in group["params"]]
+        begin += [f"optimizer.{i}.{key}." for key, p in enumerate(held) if names[id(p)] in cut]
+    return tuple(begin)
 
 
 def resume(path, model, opts, config: TrainConfig) -> tuple[History, int]:
@@ -70,10 +92,13 @@ def resume(path, model, opts, config: TrainConfig) -> tuple[History, int]:
 
     `path` is the file, `opts` are the optimisers of `model`; a file of a run with another `config` is refused.
     """
+    cut = cut_names(model, opts)
     try:
         with safe_open(path, framework="pt") as file:
             card = json.loads(file.metadata()["card"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: read(file, name, cut, path) for name in file.keys()}  # noqa: SIM118
+    except CourseError:
+        raise
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
         raise CourseError(f"{path} is not a checkpoint of fit, or truncated ({error}); remove it.") from error
     if card["config"] != json.loads(json.dumps(asdict(config))):
@@ -93,3 +118,9 @@ def resume(path, model, opts, config: TrainConfig) -> tuple[History, int]:
         opt.load_state_dict({"state": state, "param_groups": opt.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["rng"])
     return History(**card["history"]), card["step"]
+
+
+def read(file, name: str, cut: tuple[str, ...], path) -> Tensor:
+    """The tensor `name` of an open `file` at `path`, or this process's part of it where its name begins as in `cut`."""
+    inside = bool(cut) and name.startswith(cut) and file.get_slice(name).get_shape()
+    return processes.part_of(file, name, path) if inside else file.get_tensor(name)

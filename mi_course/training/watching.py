@@ -56,21 +56,21 @@ def in_a_log() -> bool:
 @contextmanager
 def between_steps() -> Iterator[Callable[[], None]]:
     """Ctrl-C waits until the function that this yields is called, so that weights, optimiser, random state and history
-    belong to one step. A second one does not wait."""
-    usual = signal.getsignal(signal.SIGINT)
+    belong to one step. A second one does not wait. Several processes stop after the same step, whichever was asked."""
+    usual, asked = signal.getsignal(signal.SIGINT), []
+
+    def stop_if_asked():
+        if processes.any_of(bool(asked)):
+            raise KeyboardInterrupt
+
     if threading.current_thread() is not threading.main_thread() or usual in (None, signal.SIG_IGN):
-        yield lambda: None
+        yield stop_if_asked
         return
-    asked = []
 
     def note(number, frame):
         if asked:
             raise KeyboardInterrupt
         asked.append(number)
-
-    def stop_if_asked():
-        if asked:
-            raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, note)
     try:
