@@ -74,8 +74,7 @@ def directions(p: int, frequencies: list[int], parts: str = "sums") -> Float[Ten
     """
     if parts not in PARTS:
         raise CourseError(f"There are no parts {parts!r}.{nearest(parts, PARTS)}")
-    if wrong := [k for k in frequencies if not 1 <= k <= (p - 1) // 2]:
-        raise CourseError(f"Frequencies modulo {p} go from 1 to {(p - 1) // 2}: {wrong[0]} is none.")
+    checked_frequencies(p, frequencies)
     waves, found = fourier_basis(p), []
     for k in frequencies:
         one, cos, sin = waves[0], waves[2 * k - 1], waves[2 * k]
@@ -87,6 +86,12 @@ def directions(p: int, frequencies: list[int], parts: str = "sums") -> Float[Ten
         block = [torch.outer(x, y) for x in sides for y in sides]
         found += block if parts == "products" else block[1:]
     return torch.stack(found).flatten(1) if found else torch.zeros(0, p * p).double()
+
+
+def checked_frequencies(p: int, frequencies: list[int]) -> None:
+    """One sentence where one of the `frequencies` does not exist modulo `p`."""
+    if wrong := [k for k in frequencies if not 1 <= k <= (p - 1) // 2]:
+        raise CourseError(f"Frequencies modulo {p} go from 1 to {(p - 1) // 2}: {wrong[0]} is none.")
 
 
 def component(

@@ -6,7 +6,7 @@ A file holds one run: its curves at every look, and of some looks the weights in
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -84,6 +84,28 @@ def progress_of(run: grokking.Run) -> dict[str, Tensor]:
     return curves | {"key": torch.tensor(key)}
 
 
+@dataclass(frozen=True)
+class SweepRecipe(Recipe):
+    """How a phase diagram is made: weight decay × share of the pairs, all networks in one program."""
+
+    small: grokking.Small
+    p: int
+    decays: tuple[float, ...]
+    fractions: tuple[float, ...]
+    megabytes: float = field(default=0.01, kw_only=True)
+
+    def make(self, out: Path, device: str, progress: bool) -> Path:
+        """t₁, t₂ and test accuracy of every network, and a card."""
+        began = time.perf_counter()
+        small = replace(self.small, seed=self.seed)
+        found = grokking.sweep(*grokking.grid(self.p, self.decays, self.fractions), small, progress)
+        card = self.provenance(time.perf_counter() - began, device) | {
+            "task": {"p": self.p}, "decays": self.decays, "fractions": self.fractions, "small": asdict(small),
+        }  # fmt: skip
+        names = ("fitted_at", "generalised_at", "test_accuracy")
+        return save_checked(out / self.stem, {name: getattr(found, name) for name in names}, **card)
+
+
 def recipe(name: str, what: str, steps: int = 2500, lr: float = 3e-3, decay: float = 1.0, **rest) -> GrokkingRecipe:
     """One of this notebook's, p = 113."""
     return GrokkingRecipe(name, what, grokking.setting(steps, lr, decay), **rest)
@@ -98,7 +120,10 @@ RECIPES = {
         recipe("grokking-no-decay", "the same without weight decay", decay=0.0),
         recipe("grokking-shuffled", "the same with answers dealt out anew: there is no rule", task={"shuffled": True}),
         recipe("grokking-squares", "the same for a² + b²", task={"operation": "a² + b²"}),
-        *(recipe(f"grokking-{n}", f"the same from {n}% of the pairs", task={"fraction": n / 100})
-          for n in (20, 40, 60, 80)),
+        *(recipe(f"grokking-{n}", f"the same from {n}% of the pairs", steps=steps, task={"fraction": n / 100})
+          for n, steps in ((20, 2500), (40, 1500), (60, 800), (80, 500))),
+        SweepRecipe("grokking-sweep", "small networks modulo 31: weight decay × share of the pairs",
+                    grokking.Small(64, 128, 4, steps=1500), 31,
+                    (0.0, 0.5, 1.0, 2.0, 3.0, 4.0), (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)),
     )
 }  # fmt: skip
