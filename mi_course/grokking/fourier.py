@@ -36,7 +36,7 @@ def frequency_norms(M: Float[Tensor, "*rows p"]) -> Float[Tensor, "frequency"]:
     return power.reshape(-1, power.shape[-1]).sum(0).sqrt()
 
 
-def key_frequencies(norms: Float[Tensor, "frequency"], share: float = KEY) -> list[int]:
+def key_frequencies(norms: Float[Tensor, "frequency"], share: float | int = KEY) -> list[int]:
     """Frequencies whose norm is at least `share` of the largest, in rising order.
 
     The paper gives no threshold; ours is a quarter, written into the ledger before any run. `norms` are those of

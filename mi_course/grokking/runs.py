@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -225,10 +226,10 @@ def seen(task: Task, steps: Sequence[int], weights: Weights) -> Run:
     return Run(task, torch.tensor(steps), curves, tuple(steps), weights)
 
 
-def shipped(name: str) -> Run:
+def shipped(name: str | Path) -> Run:
     """A run that is shipped: curves at all its steps, weights at a few, in 16-bit floats made 32 again.
 
-    `name` is that of its recipe, as "grokking", "grokking-seed1" or "grokking-no-decay".
+    `name` is that of its recipe, as "grokking", "grokking-seed1" or "grokking-no-decay"; or a path.
     """
     tensors, card = read_checked(shipped_path(name, "task"))
     weights = [tensors.pop(W).float() for W in Weights._fields if W in tensors]

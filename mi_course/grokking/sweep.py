@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -130,8 +131,8 @@ def grid(
     return [Task(p, fraction) for _ in decays for fraction in fractions], [d for d in decays for _ in fractions]
 
 
-def shipped_sweep(name: str = "grokking-sweep") -> Sweep:
-    """The sweep that is shipped under this `name`, without its weights."""
+def shipped_sweep(name: str | Path = "grokking-sweep") -> Sweep:
+    """The sweep that is shipped under this `name` or at this path, without its weights."""
     tensors, card = read_checked(shipped_path(name, "task"))
     tasks, decays = grid(card["task"]["p"], card["decays"], card["fractions"])
     return Sweep(tuple(tasks), tuple(decays), **tensors)

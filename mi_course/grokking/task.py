@@ -35,7 +35,7 @@ class Task:
     """
 
     p: int = 113
-    fraction: float = 0.3
+    fraction: float | int = 0.3
     operation: str = "a + b"
     shuffled: bool = False
     seed: int = 0
