@@ -17,7 +17,11 @@ from mi_course.recipes import arithmetic
 @pytest.mark.parametrize("operation", grokking.OPERATIONS)
 def test_answers_are_those_of_arithmetic(operation):
     task = Task(13, 0.4, operation)
-    by_hand = {"a + b": lambda a, b: a + b, "a - b": lambda a, b: a - b, "a² + b²": lambda a, b: a * a + b * b}
+    by_hand = {
+        "a + b": lambda a, b: a + b,
+        "a - b": lambda a, b: a - b,
+        "a² + b²": lambda a, b: a * a + b * b,
+    }
     for (a, b), answer in zip(task.pairs.tolist(), task.answers.tolist(), strict=True):
         assert answer == by_hand[operation](a, b) % 13
     assert task.tokens[:, 2].unique().tolist() == [13] and task.tokens[:, :2].equal(task.pairs)
@@ -56,7 +60,9 @@ def test_bad_tasks_are_told_in_a_sentence(given, said):
 # -- the network and its short cut ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("p, shape", [(11, {"d_model": 16, "n_heads": 2, "d_mlp": 24}), (23, {}), (13, {"n_heads": 1})])
+@pytest.mark.parametrize(
+    "p, shape", [(11, {"d_model": 16, "n_heads": 2, "d_mlp": 24}), (23, {}), (13, {"n_heads": 1})]
+)
 def test_the_short_cut_is_the_model(p, shape):
     task, model = Task(p), grokking.network(p, seed=3, **shape)
     with torch.no_grad():
@@ -71,7 +77,10 @@ def test_the_short_cut_is_the_model(p, shape):
 def test_its_gradients_are_the_models():
     task, model = Task(11), grokking.network(11, d_model=16, n_heads=2, d_mlp=24).double()
     grads = []
-    for logits in (lambda: model(task.tokens)[:, -1, :11], lambda: grokking.logits_of(grokking.weights_of(model), task.pairs)):
+    for logits in (
+        lambda: model(task.tokens)[:, -1, :11],
+        lambda: grokking.logits_of(grokking.weights_of(model), task.pairs),
+    ):
         model.zero_grad()
         grokking.nll(logits(), task.answers)[task.train].mean().backward()
         grads.append([W.grad.clone() for W in model.parameters()])
@@ -133,7 +142,9 @@ def test_the_basis_is_orthonormal_and_norms_are_those_of_the_fft():
     F = grokking.fourier_basis(13)
     assert_close(F @ F.T, torch.eye(13).double())
     M = random(4, 13)
-    assert_close(grokking.frequency_norms(M), (2 / 13) ** 0.5 * torch.fft.rfft(M)[:, 1:].abs().square().sum(0).sqrt())
+    assert_close(
+        grokking.frequency_norms(M), (2 / 13) ** 0.5 * torch.fft.rfft(M)[:, 1:].abs().square().sum(0).sqrt()
+    )
     assert grokking.frequency_norms(torch.ones(3, 13)).abs().max() < 1e-6, "the constant is no frequency"
 
 
@@ -181,7 +192,9 @@ def test_unknown_parts_and_missing_pairs():
 
 def test_least_squares_finds_planted_cosines():
     logits = 3 * grokking.trigonometric_logits(13, [2]) - 0.5 * grokking.trigonometric_logits(13, [6])
-    alpha, share = grokking.cosine_fit(logits + random(169, 1))  # what all candidates have in common goes unseen
+    alpha, share = grokking.cosine_fit(
+        logits + random(169, 1)
+    )  # what all candidates have in common goes unseen
     assert_close(alpha, torch.tensor([0, 3, 0, 0, 0, -0.5]).double())
     assert_close(share.sum(), torch.tensor(1.0).double())
     assert float(grokking.cosine_fit(random(169, 13))[1].sum()) < 0.2
@@ -210,7 +223,9 @@ def test_restricted_and_excluded_loss_of_a_rule_beside_a_memory():
     both = rule + memory
     assert grokking.restricted_loss(both, task, keys) < 0.1 < math.log(31) / 2
     assert grokking.excluded_loss(memory, task, keys) < 1e-3, "by heart it needs no frequency"
-    assert grokking.excluded_loss(rule, task, keys) == pytest.approx(math.log(31)), "without the rule nothing is left"
+    assert grokking.excluded_loss(rule, task, keys) == pytest.approx(math.log(31)), (
+        "without the rule nothing is left"
+    )
     others = grokking.other_frequencies(31, keys)
     assert all(not set(draw) & set(keys) and len(draw) == 3 == len(set(draw)) for draw in others)
     assert min(grokking.restricted_loss(both, task, draw) for draw in others) > 2
@@ -230,7 +245,9 @@ def test_too_few_frequencies_are_left_for_a_control():
 def drawn(**curves):
     """A run whose curves are typed in, a look every ten steps."""
     n = len(next(iter(curves.values())))
-    return grokking.Run(Task(11), torch.arange(n) * 10, {k: torch.tensor(v).double() for k, v in curves.items()})
+    return grokking.Run(
+        Task(11), torch.arange(n) * 10, {k: torch.tensor(v).double() for k, v in curves.items()}
+    )
 
 
 TEXTBOOK = {
@@ -250,7 +267,12 @@ def test_a_textbook_run_told_in_numbers():
     assert grokking.lead(run) == pytest.approx(20 / 70) and grokking.rise(run) == pytest.approx(90)
     phases = grokking.phases(run)
     assert phases == grokking.Phases(20, 40, 60, 55, 70, True)
-    assert [phases.at(s) for s in (0, 20, 60, 70)] == ["memorisation", "circuit formation", "clean-up", "done"]
+    assert [phases.at(s) for s in (0, 20, 60, 70)] == [
+        "memorisation",
+        "circuit formation",
+        "clean-up",
+        "done",
+    ]
     assert run.verdict() == "grokked: training fitted at step 20, test at step 70"
 
 
@@ -263,8 +285,15 @@ def test_a_rule_that_comes_with_the_jump_is_out_of_order_and_so_are_growing_weig
 def test_a_run_that_did_not_grok_is_named_and_kept():
     run = drawn(**TEXTBOOK | {"test_accuracy": [0.0, 0.1, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2]})
     assert not run.grokked and run.delay == 4 and run.verdict() == "This run did not grok"
-    for ask in (lambda: run.generalised_at, lambda: run.jump, lambda: grokking.phases(run), lambda: grokking.lead(run)):
-        with pytest.raises(grokking.DidNotGrok, match="did not grok: test accuracy 20.0% after 80 steps") as told:
+    for ask in (
+        lambda: run.generalised_at,
+        lambda: run.jump,
+        lambda: grokking.phases(run),
+        lambda: grokking.lead(run),
+    ):
+        with pytest.raises(
+            grokking.DidNotGrok, match="did not grok: test accuracy 20.0% after 80 steps"
+        ) as told:
             ask()
         assert told.value.run is run, "it is kept"
     dull = drawn(train_accuracy=[0.1, 0.2], test_accuracy=[0.0, 0.1])
@@ -293,7 +322,7 @@ def test_training_is_full_batch_adamw_on_the_models_own_loss():
         loss = torch.nn.functional.cross_entropy(
             model(task.tokens[task.train])[:, -1, :11].double(), task.answers[task.train]
         )
-        assert float(run["train_loss"][step]) == pytest.approx(float(loss), abs=1e-5)
+        assert float(run["train_loss"][step]) == pytest.approx(float(loss.detach()), abs=1e-5)
         adamw.zero_grad()
         loss.backward()
         adamw.step()
@@ -350,11 +379,16 @@ def test_shipped_curves_are_those_of_shipped_weights(name):
             stored = float(run[curve][run.index(step)])
             assert value == pytest.approx(stored, rel=0.05, abs=0.02), (curve, step)
     fresh = grokking.weights_of(grokking.network(113, run.task.seed))
-    assert float(fresh.norm) == pytest.approx(float(run["norm"][0]), rel=1e-5), "the start is that of its seed"
+    assert float(fresh.norm) == pytest.approx(float(run["norm"][0]), rel=1e-5), (
+        "the start is that of its seed"
+    )
 
 
 def test_shipped_controls_and_their_recipes():
-    assert not grokking.shipped("grokking-no-decay").grokked and not grokking.shipped("grokking-shuffled").grokked
+    assert (
+        not grokking.shipped("grokking-no-decay").grokked
+        and not grokking.shipped("grokking-shuffled").grokked
+    )
     assert grokking.shipped("grokking-shuffled").task.shuffled
     swept, recipe = grokking.shipped_sweep(), arithmetic.RECIPES["grokking-sweep"]
     assert len(swept.tasks) == len(recipe.decays) * len(recipe.fractions) == len(swept.phase)
@@ -364,7 +398,9 @@ def test_shipped_controls_and_their_recipes():
 
 def test_a_recipe_ships_curves_measures_and_a_few_weights(tmp_path):
     small = {"p": 23, "fraction": 0.8}
-    recipe = arithmetic.GrokkingRecipe("tiny", "tiny", grokking.setting(200, 1e-2, 4.0), task=small, kept=(100, 200))
+    recipe = arithmetic.GrokkingRecipe(
+        "tiny", "tiny", grokking.setting(200, 1e-2, 4.0), task=small, kept=(100, 200)
+    )
     path = recipe.train(out=tmp_path, progress=False)
     run = grokking.shipped(path)
     assert run.kept == (100, 200) and run.task == Task(**small) and run.end.W_E.shape == (24, 128)

@@ -23,7 +23,9 @@ def cosine(a, b, c):
 def check_identities(function: object) -> None:
     """Exercise 1: cos(a + b − c) from six sines and cosines."""
     cases = [tuple(angles(*xs)) for xs in ((0.3, 1.1, 0.4), (2.0, -0.7, 5.0), (4.0, 3.0, 1.0))]
-    cases.append(tuple(torch.stack([x.cos(), x.sin()]) for x in (random(5, seed=i).double() for i in (1, 2, 3))))
+    cases.append(
+        tuple(torch.stack([x.cos(), x.sin()]) for x in (random(5, seed=i).double() for i in (1, 2, 3)))
+    )
     product = lambda a, b: a[0] * b[0]
     mistakes = {
         "this is cos(a + b + c): the last identity has a plus, since c is taken away.":
@@ -239,10 +241,21 @@ def pattern(score_a: Tensor, score_b: Tensor, score_eq) -> Tensor:
 
 def check_pattern(function: object) -> None:
     """Exercise 6: attention at "=" for every pair, from two columns and a number."""
-    cases = [(2 * random(p, seed=s), random(p, seed=s + 1) - 0.5, 0.3 * s - 0.5) for p, s in ((4, 1), (5, 3), (7, 4))]
+    cases = [
+        (2 * random(p, seed=s), random(p, seed=s + 1) - 0.5, 0.3 * s - 0.5)
+        for p, s in ((4, 1), (5, 3), (7, 4))
+    ]
     turned = lambda a, b, e: pattern(a, b, e).transpose(0, 1)
-    scores = lambda a, b, e: pattern(a, b, e).log() * 0 + torch.stack(
-        [a[:, None].expand(len(a), len(a)), b.expand(len(a), len(a)), torch.full((len(a), len(a)), float(e))], -1
+    scores = lambda a, b, e: (
+        pattern(a, b, e).log() * 0
+        + torch.stack(
+            [
+                a[:, None].expand(len(a), len(a)),
+                b.expand(len(a), len(a)),
+                torch.full((len(a), len(a)), float(e)),
+            ],
+            -1,
+        )
     )
     mistakes = {
         "rows and columns are exchanged: row a, column b.": turned,
@@ -257,7 +270,14 @@ def check_pattern(function: object) -> None:
         "these are exponentials: divide by their sum.": lambda a, b, e: scores(a, b, e).exp(),
         "these are logarithms of the attention.": lambda a, b, e: scores(a, b, e).log_softmax(-1),
     }  # fmt: skip
-    check("attention as a table", function, pattern, cases, mistakes, say="two columns and a number are the whole head")
+    check(
+        "attention as a table",
+        function,
+        pattern,
+        cases,
+        mistakes,
+        say="two columns and a number are the whole head",
+    )
 
 
 def wave_of(p: int, k: int, sign: int = -1) -> Tensor:
@@ -272,7 +292,9 @@ def coefficient(L: Tensor, k: int) -> Tensor:
 
 def check_coefficient(function: object) -> None:
     """Exercise 7: least squares on one cosine of a + b − c."""
-    cases = [(3 * wave_of(p, k) + random(p, p, p, seed=p).double() + 2.0, k) for p, k in ((5, 1), (7, 3), (11, 4))]
+    cases = [
+        (3 * wave_of(p, k) + random(p, p, p, seed=p).double() + 2.0, k) for p, k in ((5, 1), (7, 3), (11, 4))
+    ]
     cases.append((random(7, 7, 7, seed=9).double() - 1.5 * wave_of(7, 2), 2))
     dot = lambda L, w: (L.double() * w).sum()
     mistakes = {
@@ -294,7 +316,15 @@ def check_coefficient(function: object) -> None:
         "the sine is taken: cos is 1 at the right answer.":
             lambda L, k: dot(L, s := torch.sin(2 * torch.pi * k / len(L) * grid(len(L)))) / s.square().sum(),
     }  # fmt: skip
-    check("cosine coefficient", function, coefficient, cases, mistakes, atol=1e-4, say="one number for p³ logits")
+    check(
+        "cosine coefficient",
+        function,
+        coefficient,
+        cases,
+        mistakes,
+        atol=1e-4,
+        say="one number for p³ logits",
+    )
 
 
 def grid(p: int) -> Tensor:

@@ -117,7 +117,9 @@ def modulus(logits: Float[Tensor, "pair out"]) -> int:
     """p, from `logits` that must hold all p² pairs."""
     p = round(len(logits) ** 0.5)
     if p * p != len(logits):
-        raise CourseError(f"{len(logits)} pairs are not all p² of any p: the Fourier transform needs every one.")
+        raise CourseError(
+            f"{len(logits)} pairs are not all p² of any p: the Fourier transform needs every one."
+        )
     return p
 
 
@@ -131,7 +133,8 @@ def neuron_shares(
     p = modulus(post)
     waves = fourier_basis(p)
     grid = (post.double() - post.double().mean(0)).view(p, p, -1)
-    power = torch.einsum("ia,jb,abn->ijn", waves, waves, grid).square()
+    along_a = torch.tensordot(waves, grid, dims=1)  # wave b neuron
+    power = torch.tensordot(waves, along_a, dims=([1], [1])).transpose(0, 1).square()  # of a, of b, neuron
     alone = torch.cat([power[0, 1:], power[1:, 0]]).view(2, -1, 2, power.shape[-1]).sum((0, 2))
     both = power[1:, 1:].view((p - 1) // 2, 2, (p - 1) // 2, 2, -1).sum((1, 3)).diagonal().T
     share = (alone + both) / power.sum((0, 1)).clamp_min(1e-12)
@@ -139,7 +142,9 @@ def neuron_shares(
     return best.values, best.indices + 1
 
 
-def cosine_fit(logits: Float[Tensor, "pair out"]) -> tuple[Float[Tensor, "frequency"], Float[Tensor, "frequency"]]:
+def cosine_fit(
+    logits: Float[Tensor, "pair out"],
+) -> tuple[Float[Tensor, "frequency"], Float[Tensor, "frequency"]]:
     """Least squares of the logits on cos w(a + b − c): the coefficient of each frequency, and its share of the variance.
 
     Cosines of different frequencies are orthogonal over all p³ entries, so that each coefficient stands alone and

@@ -17,7 +17,19 @@ from mi_course.models import TinyConfig, TinyTransformer
 
 
 class Weights(NamedTuple):
-    """The weights of one layer, in TransformerLens' names and shapes; of many networks, with one leading axis."""
+    """The weights of one layer, in TransformerLens' names and shapes; of many networks, with one leading axis.
+
+    Args:
+        W_E: what each number, and "=", is in the stream.
+        W_pos: what is added at each of the three places.
+        W_Q: queries.
+        W_K: keys.
+        W_V: values.
+        W_O: what a head writes.
+        W_in: what each neuron reads.
+        W_out: what each neuron writes.
+        W_U: the logit of each number; the last column, that of "=", is not used.
+    """
 
     W_E: Tensor  # p+1 d_model
     W_pos: Tensor  # 3 d_model

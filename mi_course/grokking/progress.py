@@ -71,7 +71,9 @@ def other_frequencies(p: int, key: list[int], draws: int = 5, seed: int = 0) -> 
     """
     rest = torch.tensor([k for k in range(1, (p - 1) // 2 + 1) if k not in key])
     if len(rest) < len(key):
-        raise CourseError(f"{len(key)} of {(p - 1) // 2} frequencies are key: too few are left for a control.")
+        raise CourseError(
+            f"{len(key)} of {(p - 1) // 2} frequencies are key: too few are left for a control."
+        )
     return [
         sorted(rest[torch.randperm(len(rest), generator=generator(seed, 93 + i))[: len(key)]].tolist())
         for i in range(draws)
@@ -162,14 +164,15 @@ class Phases:
         return "clean-up" if step < self.cleaned else "done"
 
 
-def fastest_fall(run: Run, name: str = "norm") -> int:
-    """The middle of the two looks, after t₁, between which a curve falls most a step.
+def fastest_fall(run: Run, name: str = "norm", since: int | None = None) -> int:
+    """The middle of the two looks between which a curve falls most a step.
 
     Args:
         run: with that curve.
         name: of the curve.
+        since: the first step that counts; default t₁.
     """
-    late = run.steps[:-1] >= run.fitted_at
+    late = run.steps[:-1] >= (run.fitted_at if since is None else since)
     slope = run[name].diff() / run.steps.diff()
     worst = int(torch.where(late, slope, torch.inf).argmin())
     return int(run.steps[worst : worst + 2].double().mean())
@@ -177,9 +180,7 @@ def fastest_fall(run: Run, name: str = "norm") -> int:
 
 def phases(run: Run) -> Phases:
     """When the phases of a `run` that grokked begin and end; raises `DidNotGrok` for one that did not."""
-    fitted, formed, jump = run.fitted_at, halved(run, "restricted"), run.jump
-    norm = run["norm"]
+    fitted, cleaned, jump = run.fitted_at, run.generalised_at, run.jump
+    formed, norm = halved(run, "restricted"), run["norm"]
     falls = bool(norm[run.index(jump)] < norm[run.index(fitted)])
-    return Phases(
-        fitted, formed, jump, fastest_fall(run), run.generalised_at, fitted < formed < jump and falls
-    )
+    return Phases(fitted, formed, jump, fastest_fall(run), cleaned, fitted < formed < jump and falls)

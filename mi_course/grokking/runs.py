@@ -21,9 +21,7 @@ FITTED, GENERALISED = 0.999, 0.99  # training accuracy at t₁, test accuracy at
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "unmirrored_accuracy", "norm")
 
 
-def setting(
-    steps: int, lr: float = 3e-3, weight_decay: float | int = 1.0, warmup: int = 10
-) -> TrainConfig:
+def setting(steps: int, lr: float = 3e-3, weight_decay: float | int = 1.0, warmup: int = 10) -> TrainConfig:
     """Full-batch AdamW with β = (.9, .98) and a constant rate, as the paper trains (there `lr` is 1e-3).
 
     Args:
@@ -38,7 +36,7 @@ def setting(
 
 
 class DidNotGrok(CourseError):
-    """The run never reached what was asked of it; it is kept in `run`, with all its curves."""
+    """The run never reached what was asked of it; it is kept in `run`, with all its curves. `message` says what."""
 
     def __init__(self, message: str, run: Run):
         super().__init__(message)
@@ -208,7 +206,13 @@ def train(
     batch = task.pairs[task.train]
     loss = lambda _, pairs: nll(logits_of(weights, pairs), answers).mean()
     fit(
-        model, lambda _: batch, config, loss=loss, callbacks=[Snapshots(keep, at)], progress=progress, **options
+        model,
+        lambda _: batch,
+        config,
+        loss=loss,
+        callbacks=[Snapshots(keep, at)],
+        progress=progress,
+        **options,
     )
     return seen(task, at, Weights(*map(torch.stack, zip(*kept, strict=True))))
 

@@ -128,7 +128,9 @@ def grid(
 
     All at the modulus `p`, with seed 0.
     """
-    return [Task(p, fraction) for _ in decays for fraction in fractions], [d for d in decays for _ in fractions]
+    return [Task(p, fraction) for _ in decays for fraction in fractions], [
+        d for d in decays for _ in fractions
+    ]
 
 
 def shipped_sweep(name: str | Path = "grokking-sweep") -> Sweep:

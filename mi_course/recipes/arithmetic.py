@@ -106,7 +106,9 @@ class SweepRecipe(Recipe):
         return save_checked(out / self.stem, {name: getattr(found, name) for name in names}, **card)
 
 
-def recipe(name: str, what: str, steps: int = 2500, lr: float = 3e-3, decay: float = 1.0, **rest) -> GrokkingRecipe:
+def recipe(
+    name: str, what: str, steps: int = 2500, lr: float = 3e-3, decay: float = 1.0, **rest
+) -> GrokkingRecipe:
     """One of this notebook's, p = 113."""
     return GrokkingRecipe(name, what, grokking.setting(steps, lr, decay), **rest)
 
