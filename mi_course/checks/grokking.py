@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mi_course.checks import check
+from mi_course.checks import check, same
 from mi_course.checks.circuits import random
 
 
@@ -18,6 +18,19 @@ def angles(*numbers: float) -> Tensor:
 def cosine(a, b, c):
     first, second = a[0] * b[0] - a[1] * b[1], a[1] * b[0] + a[0] * b[1]
     return first * c[0] + second * c[1]
+
+
+STAGES = {
+    (False, True): "where c is the angle 0, the answer is cos of the sum, and yours is not: look at the first identity.",
+    (True, False): "where c is a right angle, the answer is sin of the sum, and yours is not: look at the second identity.",
+    (False, False): "neither cos nor sin of the sum comes out: try c at the angle 0, and at a right angle.",
+}  # fmt: skip
+
+
+def where(function) -> tuple[bool, bool]:
+    """Whether an answer is right where only cos of the sum counts, and where only sin does."""
+    x, y, one = angles(0.4, 1.9, 0.0)
+    return tuple(same(function(x, y, c), cosine(x, y, c), 1e-5) for c in (one, one.flip(0)))
 
 
 def check_identities(function: object) -> None:
@@ -40,6 +53,8 @@ def check_identities(function: object) -> None:
         "this is cos(a + b): c is not used.": lambda a, b, c: a[0] * b[0] - a[1] * b[1],
         "this is sin(a + b − c).": lambda a, b, c: (a[1] * b[0] + a[0] * b[1]) * c[0] - (a[0] * b[0] - a[1] * b[1]) * c[1],
         "only cosines are multiplied: sines are half of it.": lambda a, b, c: product(a, b) * c[0],
+        **{sentence: lambda a, b, c, this=parts: function(a, b, c) if where(function) == this else None
+           for parts, sentence in STAGES.items()},
     }  # fmt: skip
     say = "two products for the sum, two more for the difference"
     check("three identities", function, cosine, cases, mistakes, say=say)
@@ -74,6 +89,7 @@ def check_key(function: object) -> None:
         (waves(31, {15: 1.0, 1: 0.4, 8: 0.22}, 0.2, torch.pi / 2),),
         (waves(17, {5: 1.0, 6: 0.55, 8: 0.28, 2: 0.24}, -3.0, 1.0, rows=1),),
         (waves(13, {1: 0.3, 6: 1.0}, 9.0, 0.4),),
+        (0.01 * waves(11, {3: 1.0, 5: 0.4}, 0.1, 0.9),),
     ]
     fft = lambda M: torch.fft.rfft(M.double(), dim=-1)
     alone = lambda part: lambda M: getattr(fft(M), part).square().sum(0).sqrt()
@@ -154,6 +170,18 @@ def phases(train, test, fitted=0.999, general=0.99, half=lambda start: (start + 
     return names
 
 
+def first_wrong(function, train, test, name: str, cases):
+    """The learner's own answer, if `name` is what is wanted at the first look of all cases that differs."""
+    for case in cases:
+        got, wanted = function(*case), phases(*case)
+        if len(got) != len(wanted):
+            return None
+        differ = [want for mine, want in zip(got, wanted, strict=True) if mine != want]
+        if differ:
+            return function(train, test) if differ[0] == name else None
+    return None
+
+
 def check_phases(function: object) -> None:
     """Exercise 4: the phase of every look of a run."""
     cases = [
@@ -204,6 +232,8 @@ def check_phases(function: object) -> None:
         "the end of circuit formation is put at the end of clean-up.":
             lambda a, b: phases(a, b, half=lambda start: 0.99),
         "training and test are exchanged.": lambda a, b: phases(b, a),
+        **{f"at the first look that differs, “{name}” is wanted.": lambda a, b, name=name: first_wrong(function, a, b, name, cases)
+           for name in NAMES},
     }  # fmt: skip
     check("phases", function, phases, cases, mistakes, say="memory, then a rule, then room is made")
 
@@ -286,7 +316,7 @@ def wave_of(p: int, k: int, sign: int = -1) -> Tensor:
 
 
 def coefficient(L: Tensor, k: int) -> Tensor:
-    wave, L = wave_of(len(L), k), L.double() - L.double().mean(-1, keepdim=True)
+    wave = wave_of(len(L), k)
     return (L * wave).sum() / wave.square().sum()
 
 
@@ -353,6 +383,8 @@ def check_lead(function: object) -> None:
         (steps, [5.0, 5.0, 3.0, 2.0, 2.0, 1.0, 1.0], [4.7, 9.0, 15.0, 16.0, 17.0, 16.0, 15.0], 1),
         ([0, 5, 7, 30], [8.0, 2.0, 1.5, 0.9], [8.0, 6.0, 2.9, 1.0], 1),
         ([0, 5, 7, 30], [2.0, 8.0, 4.0, 1.0], [8.0, 8.0, 8.0, 4.0], 1),
+        ([0, 4, 9, 11], [8.0, 3.0, 2.0, 1.0], [6.0, 5.0, 4.0, 1.0], 0),
+        ([0, 3, 8], [5.0, 5.0, 4.0], [6.0, 6.0, 1.0], 1),
     ]
     by = lambda **how: lambda s, m, x, t: halved(s, x, t, **how) - halved(s, m, t, **how)
     index = lambda s, m, x, t: s.index(halved(s, x, t)) - s.index(halved(s, m, t))
