@@ -21,6 +21,7 @@ superposition  04  more features than dimensions
 sae            05  sparse autoencoders
 patching       06  what carries the answer
 ioi            08  a circuit of a whole behaviour, and its tests
+grokking       09  arithmetic by heart, then by trigonometry
 probing        10  what can be read, what is used, and what is left when it is gone
 explanations   13  the explanations everyone else uses, beside a known mechanism
 

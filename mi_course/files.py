@@ -225,14 +225,14 @@ def minutes_of(name: str) -> float:
 def shipped_path(name_or_path: str | Path, kind: str = "config") -> Path:
     """Where the card of a shipped checkpoint is, by its name, or of any other, by path.
 
-    `name_or_path` is one or the other; `kind`, "config" for a model or "sae" for an autoencoder, decides which names
-    are near to an unknown one.
+    `name_or_path` is one or the other; `kind`, "config" for a model, "sae" for an autoencoder or "task" for a run of notebook 09,
+    decides which names are near to an unknown one.
     """
     path = with_suffix(name_or_path, ".json")
     if path.parent == Path(".") and not path.exists():
         known = checkpoint_names(kind)
         if path.stem not in known:
-            what = {"config": "model", "sae": "autoencoder"}[kind]
+            what = {"config": "model", "sae": "autoencoder", "task": "run"}[kind]
             raise CourseError(f"There is no {what} {str(name_or_path)!r}.{nearest(path.stem, known)}")
         path = checkpoints() / path.name
     return path
