@@ -1,4 +1,4 @@
-"""Windows of real text for a real model: Python's documentation and sources, in the model's own tokens."""
+"""Windows of real text: Python's documentation and sources, in a model's own tokens, without tokenizing the whole library."""
 
 from __future__ import annotations
 
@@ -21,11 +21,18 @@ def texts_of(held_out: bool) -> dict[str, str]:
     return {name: text for name, text in standard_library().items() if is_held_out(name) == held_out}
 
 
+def ids_of(tokenizer, text: str) -> list[int]:
+    """A text in tokens, nothing put before it."""
+    if hasattr(tokenizer, "encode_batch"):
+        return tokenizer.encode(text, add_special_tokens=False).ids
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
 def windows(tokenizer, n: int, length: int, *, held_out: bool = False, seed: int = 0) -> Int[Tensor, "n length"]:
     """Windows of the running interpreter's library, half of documentation and half of sources, each of another text.
 
     Args:
-        tokenizer: of a Hugging Face model.
+        tokenizer: of a Hugging Face model, or one of the course's own.
         n: how many.
         length: tokens each.
         held_out: from the texts that nothing here is fitted on.
@@ -43,7 +50,7 @@ def windows(tokenizer, n: int, length: int, *, held_out: bool = False, seed: int
         turn += 1
         if not order:
             continue
-        ids = tokenizer(texts[names[order.pop()]][:CHARACTERS], add_special_tokens=False)["input_ids"]
+        ids = ids_of(tokenizer, texts[names[order.pop()]][:CHARACTERS])
         if len(ids) >= length:
             at = int(torch.randint(len(ids) - length + 1, (1,), generator=rng))
             rows.append(ids[at : at + length])

@@ -132,7 +132,8 @@ def train_translators(
     try:
         for p in learns:
             p.requires_grad_(False)
-        fit(maps, sample, config, loss=loss, checkpoint=checkpoint, progress=progress)
+        with torch.enable_grad():
+            fit(maps, sample, config, loss=loss, checkpoint=checkpoint, progress=progress)
     finally:
         for p in learns:
             p.requires_grad_(True)

@@ -27,7 +27,7 @@ class JacobianRecipe(Recipe):
     """How the Jacobian lens is fitted."""
 
     layers: tuple[int, ...] = LAYERS
-    prompts: int = 20
+    prompts: int = 12
     length: int = 48  # tokens a prompt
     skip: int = 8  # positions at the start that are no source
 
