@@ -43,8 +43,8 @@ class JacobianRecipe(Recipe):
         partial = out / f"{self.stem}.partial"
         total, done, seconds = begun(partial, self)
         parts = lenses.jacobians(model, tokens[done:], self.layers, skip=self.skip, coarse=True)
-        began = time.perf_counter()
-        for part in parts:
+        began, spent = time.perf_counter(), seconds
+        for part in parts if done < self.prompts else ():
             total = {layer: J + total.get(layer, 0) for layer, J in part.items()}
             done, spent = done + 1, seconds + time.perf_counter() - began
             sums = {str(layer): J for layer, J in total.items()}
