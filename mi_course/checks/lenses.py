@@ -110,6 +110,7 @@ def two_layers(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
 def check_jacobian(function: object) -> None:
     """Exercise 4: the Jacobian of one block by hand."""
     cases = [(random(d, seed=d), random(d, m, seed=m), random(m, d, seed=m + 5)) for d, m in ((3, 5), (4, 6), (2, 3))]
+    cases.append((torch.tensor([1.0, 0.0]), torch.eye(2), random(2, 2, seed=9)))  # a neuron at 0 is not on
     on = lambda x, A: (x @ A > 0).float()
     one = lambda x: torch.eye(len(x))
     mistakes = {
@@ -249,6 +250,8 @@ def check_suspects(function: object) -> None:
         ({"logit": 0.06, "tuned": 0.5, "Jacobian": 0.7}, {"logit": 0.05, "tuned": 0.1, "Jacobian": 0.75}, 0.05),
         ({"a": 0.5, "b": 0.55, "c": 0.9, "d": 0.4}, {"a": 0.5, "b": 0.52, "c": 0.7, "d": 0.39}, 0.5),
         ({"a": 0.8, "b": 0.9}, {"a": 0.75, "b": 0.85}, 0.25),
+        ({"a": 0.1, "b": 0.5, "c": 0.15}, {"a": 0.1, "b": 0.4, "c": 0.15}, 0.0),  # at both limits
+        ({"a": 0.1, "b": 0.3}, {"a": 0.6, "b": 0.1}, 0.05),  # a control above its lens
     ]
 
     def pick(rule):

@@ -38,12 +38,12 @@ class Exits:
     """
 
     layer: Int[Tensor, "row"]
-    saved: float
-    agreement: float
+    saved: float | int
+    agreement: float | int
 
 
 def early_exits(
-    choices: Int[Tensor, "layer row"], sure: Float[Tensor, "layer row"], threshold: float, final: Int[Tensor, "row"]
+    choices: Int[Tensor, "layer row"], sure: Float[Tensor, "layer row"], threshold: float | int, final: Int[Tensor, "row"]
 ) -> Exits:
     """Each token leaves at the first layer whose lens gives its first choice at least the probability `threshold`.
 
@@ -61,7 +61,7 @@ def early_exits(
 
 
 def threshold_for(
-    choices: Int[Tensor, "layer row"], sure: Float[Tensor, "layer row"], final: Int[Tensor, "row"], agreement: float
+    choices: Int[Tensor, "layer row"], sure: Float[Tensor, "layer row"], final: Int[Tensor, "row"], agreement: float | int
 ) -> float:
     """The lowest threshold at which so large a share of these tokens still agrees with the model.
 

@@ -38,7 +38,7 @@ class Moments:
             xx, xy = self.sums.get(layer, (0, 0))
             self.sums[layer] = (xx + x.T @ x, xy + x.T @ y)
 
-    def solved(self, layer: int, ridge: float) -> tuple[Tensor, Tensor]:
+    def solved(self, layer: int, ridge: float | int) -> tuple[Tensor, Tensor]:
         """W and b of a layer that make ‖(x − x̄) W − (y − ȳ)‖² + ridge · tr(XᵀX)/d · ‖W − 1‖² least."""
         xx, xy = (part.double() for part in self.sums[layer])
         d = len(xx) - 1
@@ -51,7 +51,7 @@ class Moments:
 
 
 def ridge_translators(
-    model, tokens: Int[Tensor, "window pos"], layers: Sequence[int] | None = None, *, ridge: float = 1e-3,
+    model, tokens: Int[Tensor, "window pos"], layers: Sequence[int] | None = None, *, ridge: float | int = 1e-3,
     first: int = FIRST, batch: int = 8, targets: Callable | None = None,
 ) -> Lens:  # fmt: skip
     """For each layer the affine map that comes nearest to the last stream, shrunk towards the identity.
