@@ -23,6 +23,7 @@ from benchmarks import (
     HEAD,
     erasure,
     explanations,
+    lenses,
     line,
     patching,
     real_models,
@@ -38,7 +39,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 PARTS = {"transformers": small_transformers.run, "zero layers": zero_layer.run, "toy models": toy_models.run,
          "autoencoders": sae.run, "patching": patching.run, "explanations": explanations.run,
-         "erasure": erasure.run, "real models": real_models.run}  # fmt: skip
+         "erasure": erasure.run, "lenses": lenses.run, "real models": real_models.run}  # fmt: skip
 HEADER = """# Measured
 
 Each pair ran in one process, rounds interleaved (A B A B …); the ratio is the median over rounds, with its 10–90% range.

@@ -3,9 +3,8 @@
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as kinds
-from tokenizers import pre_tokenizers
 
 from mi_course import files, lenses, models, patching, pretrained
 from mi_course.errors import CourseError
@@ -70,7 +69,9 @@ def test_a_lens_is_an_affine_map_and_is_saved_whole(small, tokens, tmp_path):
     W, b = torch.randn(16, 16), torch.randn(16)
     lens = lenses.Lens("mine", {1: W.half().float()}, {1: b}, lenses.fingerprint(small))
     h = lenses.streams(small, tokens, [1])[1]
-    assert torch.allclose(lens.logits(small, h, 1), lenses.unembed(small, h @ W.half().float() + b), atol=1e-4)
+    assert torch.allclose(
+        lens.logits(small, h, 1), lenses.unembed(small, h @ W.half().float() + b), atol=1e-4
+    )
     again = lenses.load_lens(lens.save(tmp_path / "mine", made="here"))
     assert again.layers == [1] and again.card["made"] == "here" and repr(again) == "Lens(mine: layers 1)"
     assert torch.equal(again.weights[1], lens.weights[1]) and torch.equal(again.shifts[1], b)
@@ -117,10 +118,14 @@ def test_batches_and_splits_change_nothing(small, tokens):
 
 
 def test_weights_keep_their_gradients_switched_as_they_were(tokens):
-    model = models.TinyTransformer(models.TinyConfig(n_layers=1, d_model=8, n_heads=2, d_vocab=30, n_ctx=24)).eval()
+    model = models.TinyTransformer(
+        models.TinyConfig(n_layers=1, d_model=8, n_heads=2, d_vocab=30, n_ctx=24)
+    ).eval()
     model.unembed.W_U.requires_grad_(False)
     lenses.jacobian_lens(model, tokens, skip=4)
-    assert not model.unembed.W_U.requires_grad and model.embed.W_E.requires_grad and model.embed.W_E.grad is None
+    assert (
+        not model.unembed.W_U.requires_grad and model.embed.W_E.requires_grad and model.embed.W_E.grad is None
+    )
 
 
 def test_by_hand_by_autograd_and_transformer_lens_agree(llama):

@@ -43,7 +43,15 @@ def check_logit_lens(function: object) -> None:
             lambda x, w, U, e: read(x - x.mean(-1, keepdim=True), w, U, e),
         "probabilities are returned: the lens gives logits.": lambda x, w, U, e: read(x, w, U, e).softmax(-1),
     }  # fmt: skip
-    check("logit lens", function, read, cases, mistakes, atol=1e-4, say="norm, then unembedding: never one without the other")
+    check(
+        "logit lens",
+        function,
+        read,
+        cases,
+        mistakes,
+        atol=1e-4,
+        say="norm, then unembedding: never one without the other",
+    )
 
 
 def far(final: Tensor, lens: Tensor) -> Tensor:
@@ -83,7 +91,7 @@ def check_frozen(function: object) -> None:
         (random(n, d, seed=n) + 0.3, random(d, seed=d).abs() + 0.4, random(d, seed=d + 9), eps)
         for n, d, eps in ((3, 4, 0.1), (5, 6, 0.4), (2, 8, 1e-5))
     ]
-    own = lambda p, w, u, e: (p / rms(p, e) * w @ u)
+    own = lambda p, w, u, e: p / rms(p, e) * w @ u
     mistakes = {
         "every part is divided by its own scale: the norm saw their sum.": own,
         "the scale is left out: the last stream was divided by it.": lambda p, w, u, e: p @ (w * u),
@@ -109,7 +117,10 @@ def two_layers(x: Tensor, A: Tensor, B: Tensor) -> Tensor:
 
 def check_jacobian(function: object) -> None:
     """Exercise 4: the Jacobian of one block by hand."""
-    cases = [(random(d, seed=d), random(d, m, seed=m), random(m, d, seed=m + 5)) for d, m in ((3, 5), (4, 6), (2, 3))]
+    cases = [
+        (random(d, seed=d), random(d, m, seed=m), random(m, d, seed=m + 5))
+        for d, m in ((3, 5), (4, 6), (2, 3))
+    ]
     cases.append((torch.tensor([1.0, 0.0]), torch.eye(2), random(2, 2, seed=9)))  # a neuron at 0 is not on
     on = lambda x, A: (x @ A > 0).float()
     one = lambda x: torch.eye(len(x))
@@ -153,7 +164,15 @@ def check_completeness(function: object) -> None:
         "the difference is added: take it away.": lambda g, x, b, f, f0: ((x - b) * g.mean(0)).sum() + (f - f0),
         "features are averaged: their sum is wanted.": lambda g, x, b, f, f0: ((x - b) * g.mean(0)).mean() - (f - f0),
     }  # fmt: skip
-    check("completeness", function, completeness, cases, mistakes, atol=1e-4, say="the parts add up, or something is missing")
+    check(
+        "completeness",
+        function,
+        completeness,
+        cases,
+        mistakes,
+        atol=1e-4,
+        say="the parts add up, or something is missing",
+    )
 
 
 def fixed(scores: Tensor, key: int, new: float, slopes: Tensor) -> Tensor:
@@ -164,7 +183,10 @@ def fixed(scores: Tensor, key: int, new: float, slopes: Tensor) -> Tensor:
 
 def check_qk_fix(function: object) -> None:
     """Exercise 6: one key's effect, the softmax recomputed."""
-    cases = [(random(n, seed=n) * 2, key, new, random(n, seed=n + 7)) for n, key, new in ((3, 0, 4.0), (5, 4, -2.0), (6, 2, 1.5))]
+    cases = [
+        (random(n, seed=n) * 2, key, new, random(n, seed=n + 7))
+        for n, key, new in ((3, 0, 4.0), (5, 4, -2.0), (6, 2, 1.5))
+    ]
 
     def tangent(s, k, new, g):
         p = s.softmax(-1)
@@ -224,11 +246,20 @@ def check_exits(function: object) -> None:
         "disagreement is counted.": lambda c, s, t, f: (leave(c, s, t, f)[0], 1 - leave(c, s, t, f)[1]),
         "tokens leave where they are unsure.": lambda c, s, t, f: leave(c, 2 * t - s, t, f),
     }  # fmt: skip
-    flat = lambda out: torch.stack([torch.as_tensor(v).float().reshape(()) for v in out]) if isinstance(out, (tuple, list)) else out
+    flat = lambda out: (
+        torch.stack([torch.as_tensor(v).float().reshape(()) for v in out])
+        if isinstance(out, (tuple, list))
+        else out
+    )
     flatten = lambda answer: attempt_flat(flat, answer)
     wanted = lambda c, s, t, f: torch.stack(leave(c, s, t, f))
-    heard = {said: (lambda c, s, t, f, wrong=wrong: torch.stack(list(wrong(c, s, t, f)))) for said, wrong in mistakes.items()}
-    check_through(flatten, "early exit", function, wanted, cases, heard, say="a threshold buys layers with answers")
+    heard = {
+        said: (lambda c, s, t, f, wrong=wrong: torch.stack(list(wrong(c, s, t, f))))
+        for said, wrong in mistakes.items()
+    }
+    check_through(
+        flatten, "early exit", function, wanted, cases, heard, say="a threshold buys layers with answers"
+    )
 
 
 def attempt_flat(flat, answer):
@@ -246,8 +277,16 @@ def suspects(scores: dict[str, float], controls: dict[str, float], chance: float
 def check_suspects(function: object) -> None:
     """Exercise 8: which lens reads something that is not there."""
     cases = [
-        ({"logit": 0.3, "tuned": 0.95, "Jacobian": 0.9}, {"logit": 0.05, "tuned": 0.92, "Jacobian": 0.06}, 0.05),
-        ({"logit": 0.06, "tuned": 0.5, "Jacobian": 0.7}, {"logit": 0.05, "tuned": 0.1, "Jacobian": 0.75}, 0.05),
+        (
+            {"logit": 0.3, "tuned": 0.95, "Jacobian": 0.9},
+            {"logit": 0.05, "tuned": 0.92, "Jacobian": 0.06},
+            0.05,
+        ),
+        (
+            {"logit": 0.06, "tuned": 0.5, "Jacobian": 0.7},
+            {"logit": 0.05, "tuned": 0.1, "Jacobian": 0.75},
+            0.05,
+        ),
         ({"a": 0.5, "b": 0.55, "c": 0.9, "d": 0.4}, {"a": 0.5, "b": 0.52, "c": 0.7, "d": 0.39}, 0.5),
         ({"a": 0.8, "b": 0.9}, {"a": 0.75, "b": 0.85}, 0.25),
         ({"a": 0.1, "b": 0.5, "c": 0.15}, {"a": 0.1, "b": 0.4, "c": 0.15}, 0.0),  # at both limits

@@ -9,7 +9,6 @@ where it gives the same stream; Derived in notebook 11 (what it computes), teste
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,7 +26,14 @@ def rebuilt(model) -> Forward | None:
         return None
     layer, rotary = forward.layers[0], forward.rotary
     plain = forward.cfg.normalization_type == "RMS" and not forward.parallel and rotary is not None
-    if not plain or rotary.adjacent or layer.mlp is None or layer.mlp.W_gate is None or layer.norms or layer.smear:
+    if (
+        not plain
+        or rotary.adjacent
+        or layer.mlp is None
+        or layer.mlp.W_gate is None
+        or layer.norms
+        or layer.smear
+    ):
         return None
     biased = [layer.b_O, layer.mlp.b_in, layer.mlp.b_out, layer.mlp.b_gate]
     free = all(b is None for b in biased) and not any(bool(layer.b[x].any()) for x in "qkv")
@@ -42,15 +48,23 @@ class BlockBack:
     """
 
     def __init__(self, forward: Forward, i: int, x: Float[Tensor, "pos d_model"], dtype: torch.dtype):
-        layer, block, layout = forward.layers[i], forward.model.blocks[i], Layout.of(torch.zeros(1, len(x), dtype=torch.long))
+        layer, block, layout = (
+            forward.layers[i],
+            forward.model.blocks[i],
+            Layout.of(torch.zeros(1, len(x), dtype=torch.long)),
+        )
         self.forward, self.layer, self.dtype = forward, layer, dtype
         ids, hidden = layout.ids, layout.hidden(len(x))
-        self.cos, self.sin = (part[0].to(x.dtype)[:, None] for part in forward.rotary.table(ids))  # pos 1 pair
+        self.cos, self.sin = (
+            part[0].to(x.dtype)[:, None] for part in forward.rotary.table(ids)
+        )  # pos 1 pair
         self.norm1 = self.normed(x)
         q, k, v = forward.project(i, x[None], ids)
         self.q, self.k = forward.turn(i, q, False, ids)[0].transpose(0, 1), forward.turn(i, k, True, ids)[0]
         self.k, self.v = (forward.shared(part).transpose(0, 1) for part in (self.k, v[0]))  # head pos d_head
-        self.P = forward.scores(i, self.q.transpose(0, 1)[None], forward.turn(i, k, True, ids), hidden).softmax(-1)[0]
+        self.P = forward.scores(
+            i, self.q.transpose(0, 1)[None], forward.turn(i, k, True, ids), hidden
+        ).softmax(-1)[0]
         z = (self.P @ self.v).transpose(0, 1)
         mid = x + forward.write(i, z)
         self.norm2 = self.normed(mid)
@@ -61,7 +75,9 @@ class BlockBack:
             acted = layer.mlp.act(open_)
             self.steep = torch.autograd.grad(acted.sum(), open_)[0] * self.value  # ∂post/∂gate
         self.acted = acted.detach()
-        self.forward_stream = mid + forward.mlp_write(i, self.acted * self.value)  # to compare with the model's own
+        self.forward_stream = mid + forward.mlp_write(
+            i, self.acted * self.value
+        )  # to compare with the model's own
         w1, w2 = (getattr(block, name).w.detach()[:, None] for name in ("ln1", "ln2"))
         self.W_out = layer.mlp.W_out.T.to(dtype)
         self.W_mlp = torch.cat([w2 * layer.mlp.W_in, w2 * layer.mlp.W_gate], 1).T.to(dtype)
@@ -94,7 +110,9 @@ class BlockBack:
     def attention(self, slope: Float[Tensor, "out pos d_model"]) -> Float[Tensor, "out pos d_model"]:
         """What the heads hand back to the stream they read, through values, queries and keys."""
         n, pos, heads, kv = len(slope), slope.shape[1], self.forward.n_heads, self.forward.n_kv
-        z = (slope.to(self.dtype) @ self.W_O).to(slope.dtype).view(n, pos, heads, -1).permute(2, 0, 1, 3)  # head out pos e
+        z = (
+            (slope.to(self.dtype) @ self.W_O).to(slope.dtype).view(n, pos, heads, -1).permute(2, 0, 1, 3)
+        )  # head out pos e
         v = (self.P.mT @ z.transpose(1, 2).flatten(2)).view(heads, pos, n, -1).permute(2, 1, 0, 3)
         P = (z.flatten(1, 2) @ self.v.mT).view(heads, n, pos, pos)
         weighted = P * self.P[:, None]

@@ -26,7 +26,11 @@ from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer, load
 
 STOP, IS = 0, 1
-PAIR, ASKED, LENGTH = 2, 3, 5  # position where a pair is complete, position of the relation, tokens a sentence
+PAIR, ASKED, LENGTH = (
+    2,
+    3,
+    5,
+)  # position where a pair is complete, position of the relation, tokens a sentence
 LOOKS_BACK = 2  # the first block in which what follows a last name may look at it
 
 
@@ -72,7 +76,12 @@ class HiddenStep:
     @property
     def starts(self) -> dict[str, int]:
         """Kind → its first token; `.` is 0 and `is` 1."""
-        sizes = {"first": self.firsts, "last": self.lasts, "relation": self.relations, "entity": self.entities}
+        sizes = {
+            "first": self.firsts,
+            "last": self.lasts,
+            "relation": self.relations,
+            "entity": self.entities,
+        }
         starts, at = {}, 2
         for kind, size in {**sizes, "answer": self.answers}.items():
             starts[kind], at = at, at + size
@@ -205,5 +214,7 @@ def hidden_step_model(trained: bool = True) -> TinyTransformer:
     Args:
         trained: which of the two.
     """
-    model = load("hidden-step") if trained else TinyTransformer(hidden_step_config(HiddenStep().d_vocab)).eval()
+    model = (
+        load("hidden-step") if trained else TinyTransformer(hidden_step_config(HiddenStep().d_vocab)).eval()
+    )
     return narrowed(model)

@@ -70,7 +70,9 @@ def has_16_bits() -> bool:
 
 def checked_positions(name: str, positions: Sequence[int] | None, n: int, skip: int) -> list[int]:
     """Positions that are there; by default all from `skip` on but the last, which has no next token."""
-    found = list(range(skip, n - 1)) if positions is None else sorted({p % n for p in positions if -n <= p < n})
+    found = (
+        list(range(skip, n - 1)) if positions is None else sorted({p % n for p in positions if -n <= p < n})
+    )
     if not found or (positions is not None and len(found) != len(set(positions))):
         raise CourseError(
             f"Prompts of {n} tokens have no such {name} ({positions or f'all from {skip} on but the last'})."
@@ -98,7 +100,8 @@ def jacobians(
     tokens, layers = checked_prompts(model, tokens), checked_layers(model, layers)
     n = tokens.shape[1]
     sources, targets = (
-        checked_positions(name, given, n, skip) for name, given in (("sources", sources), ("targets", targets))
+        checked_positions(name, given, n, skip)
+        for name, given in (("sources", sources), ("targets", targets))
     )
     learns = [p for p in model.parameters() if p.requires_grad]
     try:
@@ -106,7 +109,9 @@ def jacobians(
             p.requires_grad_(False)  # else gradients of every weight are computed as well
         forward = rebuilt(model)
         for rows in tokens.split(batch):
-            fast = None if forward is None else by_hand(model, forward, rows, layers, sources, targets, coarse)
+            fast = (
+                None if forward is None else by_hand(model, forward, rows, layers, sources, targets, coarse)
+            )
             yield of_batch(model, rows, layers, sources, targets, coarse) if fast is None else fast
     finally:
         for p in learns:
@@ -117,7 +122,9 @@ def by_hand(model, forward, tokens, layers: list[int], sources, targets, coarse:
     """The same without autograd, prompt by prompt; None where the rebuilt last block is not the model's own."""
     n, total = model.cfg.n_layers, {}
     for row in tokens:
-        x = {i: found[0] for i, found in streams(model, row[None], range(min(layers[0], n - 1), n + 1)).items()}
+        x = {
+            i: found[0] for i, found in streams(model, row[None], range(min(layers[0], n - 1), n + 1)).items()
+        }
         last = BlockBack(forward, n - 1, x[n - 1], torch.float32).forward_stream
         if not torch.allclose(last, x[n], rtol=1e-4, atol=1e-4 * float(x[n].abs().max())):
             return None
@@ -126,7 +133,9 @@ def by_hand(model, forward, tokens, layers: list[int], sources, targets, coarse:
     return total
 
 
-def of_batch(model, tokens, layers: list[int], sources: list[int], targets: list[int], coarse: bool) -> Matrices:
+def of_batch(
+    model, tokens, layers: list[int], sources: list[int], targets: list[int], coarse: bool
+) -> Matrices:
     """Layer → the sum over a batch of prompts of J [out in]."""
     found: dict[int, Tensor] = {}
     n, first = model.cfg.n_layers, layers[0]

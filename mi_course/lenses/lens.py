@@ -63,7 +63,9 @@ class Lens:
             )
         return self
 
-    def transported(self, stream: Float[Tensor, "*rows d_model"], layer: int) -> Float[Tensor, "*rows d_model"]:
+    def transported(
+        self, stream: Float[Tensor, "*rows d_model"], layer: int
+    ) -> Float[Tensor, "*rows d_model"]:
         """The stream of a layer as the last stream that this lens takes it for.
 
         Args:
@@ -156,9 +158,11 @@ def load_lens(name_or_path: str | Path) -> Lens:
     tensors, card = files.read_checked(path)
     if "lens" not in card:
         raise CourseError(f"{path} is no lens.")
-    part = lambda letter: {  # noqa: E731
-        int(key[2:]): value.float() for key, value in tensors.items() if key.startswith(f"{letter}.")
-    }
+    part = (
+        lambda letter: {  # noqa: E731
+            int(key[2:]): value.float() for key, value in tensors.items() if key.startswith(f"{letter}.")
+        }
+    )
     return Lens(card["lens"], part("W"), part("b"), card["of"], card=card)
 
 

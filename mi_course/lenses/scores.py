@@ -43,7 +43,10 @@ class Exits:
 
 
 def early_exits(
-    choices: Int[Tensor, "layer row"], sure: Float[Tensor, "layer row"], threshold: float | int, final: Int[Tensor, "row"]
+    choices: Int[Tensor, "layer row"],
+    sure: Float[Tensor, "layer row"],
+    threshold: float | int,
+    final: Int[Tensor, "row"],
 ) -> Exits:
     """Each token leaves at the first layer whose lens gives its first choice at least the probability `threshold`.
 
@@ -54,14 +57,19 @@ def early_exits(
         final: the model's own first choices.
     """
     n = len(choices)
-    leaves: Bool[Tensor, "layer row"] = torch.cat([sure >= threshold, torch.ones_like(final, dtype=torch.bool)[None]])
+    leaves: Bool[Tensor, "layer row"] = torch.cat(
+        [sure >= threshold, torch.ones_like(final, dtype=torch.bool)[None]]
+    )
     layer = leaves.int().argmax(0)
     said = torch.cat([choices, final[None]]).gather(0, layer[None])[0]
     return Exits(layer, float((n - layer).float().mean() / n), float((said == final).float().mean()))
 
 
 def threshold_for(
-    choices: Int[Tensor, "layer row"], sure: Float[Tensor, "layer row"], final: Int[Tensor, "row"], agreement: float | int
+    choices: Int[Tensor, "layer row"],
+    sure: Float[Tensor, "layer row"],
+    final: Int[Tensor, "row"],
+    agreement: float | int,
 ) -> float:
     """The lowest threshold at which so large a share of these tokens still agrees with the model.
 

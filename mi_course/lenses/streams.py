@@ -17,7 +17,14 @@ from torch import Tensor
 from mi_course.errors import CourseError
 from mi_course.models import checked_tokens
 
-VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache", "_attn_implementation")
+VOLATILE = (
+    "_name_or_path",
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "use_cache",
+    "_attn_implementation",
+)
 
 
 def hook_of(model, layer: int) -> str:
@@ -41,7 +48,9 @@ def checked_layers(model, layers: Sequence[int] | None) -> list[int]:
 def checked_model(model) -> None:
     """One sentence for a model whose stream is no longer the one it was trained with, or that has no such hooks."""
     if not hasattr(model, "hook_dict") or not model.cfg.n_layers:
-        raise CourseError("A lens needs a model with layers and hooks: a TinyTransformer or a TransformerBridge.")
+        raise CourseError(
+            "A lens needs a model with layers and hooks: a TinyTransformer or a TransformerBridge."
+        )
     if getattr(model, "compatibility_mode", False) or getattr(model, "_weights_processed", False):
         raise CourseError(
             "This bridge was folded or centred (enable_compatibility_mode, process_weights), so its stream is another "

@@ -28,7 +28,9 @@ def ids_of(tokenizer, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def windows(tokenizer, n: int, length: int, *, held_out: bool = False, seed: int = 0) -> Int[Tensor, "n length"]:
+def windows(
+    tokenizer, n: int, length: int, *, held_out: bool = False, seed: int = 0
+) -> Int[Tensor, "n length"]:
     """Windows of the running interpreter's library, half of documentation and half of sources, each of another text.
 
     Args:

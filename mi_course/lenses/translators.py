@@ -68,7 +68,9 @@ def ridge_translators(
     n = model.cfg.n_layers
     layers = checked_layers(model, range(n) if layers is None else layers)
     if ridge < 0 or first >= tokens.shape[1]:
-        raise CourseError(f"ridge={ridge} is 0 or more, and first={first} leaves some of {tokens.shape[1]} positions.")
+        raise CourseError(
+            f"ridge={ridge} is 0 or more, and first={first} leaves some of {tokens.shape[1]} positions."
+        )
     moments = Moments()
     for rows in tokens.split(batch):
         found = {k: x[:, first:].flatten(0, 1) for k, x in streams(model, rows, sorted({*layers, n})).items()}
@@ -76,7 +78,10 @@ def ridge_translators(
         moments.add({layer: found[layer] for layer in layers}, final)
     maps = {layer: moments.solved(layer, ridge) for layer in layers}
     return Lens(
-        "ridge translator", {k: W for k, (W, _) in maps.items()}, {k: b for k, (_, b) in maps.items()}, fingerprint(model)
+        "ridge translator",
+        {k: W for k, (W, _) in maps.items()},
+        {k: b for k, (_, b) in maps.items()},
+        fingerprint(model),
     )
 
 
@@ -123,9 +128,7 @@ def train_translators(
         found = {k: x[:, first:].flatten(0, 1) for k, x in streams(model, tokens, [*layers, n]).items()}
         with torch.no_grad():
             final = unembed(model, found[n])
-        every = [
-            kl(unembed(model, found[k] @ maps.W[str(k)] + maps.b[str(k)]), final).mean() for k in layers
-        ]
+        every = [kl(unembed(model, found[k] @ maps.W[str(k)] + maps.b[str(k)]), final).mean() for k in layers]
         return sum(every) / len(every)
 
     learns = [p for p in model.parameters() if p.requires_grad]

@@ -127,7 +127,11 @@ class DeepRecipe(Recipe):
 
     def make(self, out: Path, device: str, progress: bool) -> Path:
         """Weights in 16-bit floats, and a card with the held-out loss of what was saved."""
-        model, corpus, partial = TinyTransformer(self.config), corpora.python_text(512), out / f"{self.stem}.partial"
+        model, corpus, partial = (
+            TinyTransformer(self.config),
+            corpora.python_text(512),
+            out / f"{self.stem}.partial",
+        )
         history = fit(model, corpus.windows(128, self.batch, seed=self.seed), self.training, checkpoint=partial,
                       progress=progress)  # fmt: skip
         held = corpus.held_out_windows(64, 128, seed=17)
@@ -173,7 +177,9 @@ class HiddenStepRecipe(Recipe):
             asked, _ = self.language.all_questions(trained)
             with torch.no_grad():
                 said = model(asked)[:, lenses.ASKED].argmax(-1)
-            share["trained" if trained else "held_out"] = round(float((said == asked[:, -1]).float().mean()), 4)
+            share["trained" if trained else "held_out"] = round(
+                float((said == asked[:, -1]).float().mean()), 4
+            )
         path = model.save(out / self.stem, half=True, **self.provenance(history.seconds, device), final=share)
         partial.unlink()
         return path
