@@ -198,5 +198,5 @@ def jacobian_lens(
 
 
 def from_sums(model, total: Matrices, prompts: int) -> Lens:
-    """The lens of summed J over so many prompts."""
+    """The lens of `model` from `total`, layer → the sum of J over so many `prompts`."""
     return Lens("Jacobian lens", {layer: J.T / prompts for layer, J in total.items()}, {}, fingerprint(model))

@@ -28,7 +28,7 @@ VOLATILE = (
 
 
 def hook_of(model, layer: int) -> str:
-    """The hook at which the stream of a layer stands."""
+    """The hook of `model` at which the stream before `layer` stands; for n_layers, that after the last block."""
     n = model.cfg.n_layers
     return f"blocks.{layer}.hook_resid_pre" if layer < n else f"blocks.{n - 1}.hook_resid_post"
 

@@ -6,13 +6,13 @@ A recipe's seeds are shipped as NAME (seed 0), NAME-seed1, NAME-seed2, …; a ca
 from __future__ import annotations
 
 from mi_course.errors import CourseError, nearest
-from mi_course.recipes import autoencoders, toys, transformers
+from mi_course.recipes import autoencoders, lenses, toys, transformers
 from mi_course.recipes.recipe import Recipe
 
 
 def everything() -> dict[str, Recipe]:
-    """All recipes by name: transformers, toy models, autoencoders."""
-    return transformers.RECIPES | toys.RECIPES | autoencoders.RECIPES
+    """All recipes by name: transformers, toy models, autoencoders, lenses."""
+    return transformers.RECIPES | toys.RECIPES | autoencoders.RECIPES | lenses.RECIPES
 
 
 def find(name: str) -> Recipe:
