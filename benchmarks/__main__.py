@@ -24,6 +24,7 @@ from benchmarks import (
     erasure,
     explanations,
     grokking,
+    lenses,
     line,
     patching,
     real_models,
@@ -40,7 +41,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 PARTS = {"transformers": small_transformers.run, "zero layers": zero_layer.run, "toy models": toy_models.run,
          "autoencoders": sae.run, "patching": patching.run, "explanations": explanations.run,
-         "erasure": erasure.run, "grokking": grokking.run, "real models": real_models.run, "sweeps": sweeps.run}  # fmt: skip
+         "erasure": erasure.run, "grokking": grokking.run, "lenses": lenses.run, "real models": real_models.run,
+         "sweeps": sweeps.run}  # fmt: skip
 HEADER = """# Measured
 
 Each pair ran in one process, rounds interleaved (A B A B …); the ratio is the median over rounds, with its 10–90% range.

@@ -23,6 +23,7 @@ patching       06  what carries the answer
 ioi            08  a circuit of a whole behaviour, and its tests
 grokking       09  arithmetic by heart, then by trigonometry
 probing        10  what can be read, what is used, and what is left when it is gone
+lenses         11  what a model is about to say, layer by layer, and credit from gradients
 explanations   13  the explanations everyone else uses, beside a known mechanism
 
 checks         exercises that check themselves

@@ -30,6 +30,7 @@ _ROOMS = {
     "images": ("pixels", "untrained_vision", "vision"),
     "efficientnet": ("EfficientNetLite",),
     "bridge": ("to_bridge",),
+    "peers": ("peer_jacobians",),
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}
 
