@@ -261,7 +261,9 @@ def train(
     writable(out or files.checkpoints())
     if len(names) > 1 or scheduler:
         if shard:
-            raise CourseError("--shard trains one recipe, in the processes of torchrun: name one, and no scheduler.")
+            raise CourseError(
+                "--shard trains one recipe, in the processes of torchrun: name one, and no scheduler."
+            )
         from mi_course.course import sweeping
 
         return sweeping.train(names, seed, out or files.checkpoints(), device, workers, scheduler)
