@@ -22,6 +22,7 @@ patching       06  what carries the answer
 ioi            08  a circuit of a whole behaviour, and its tests
 probing        10  what can be read, what is used, and what is left when it is gone
 explanations   13  the explanations everyone else uses, beside a known mechanism
+vision         14  what units of an image network answer to, and pictures made to please them
 
 checks         exercises that check themselves
 recipes        how everything shipped was trained, and is trained again
