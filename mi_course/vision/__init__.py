@@ -5,6 +5,10 @@
 160.0
 """
 
+from mi_course.vision.by_hand import ByHand, arc_kernel, line_kernels
+from mi_course.vision.factors import best_match, correlation, one_sided_nmf, spread, turned
+from mi_course.vision.photographs import patches, photographs, views
+from mi_course.vision.planted import shapes
 from mi_course.vision.reading import (
     centre_of,
     checked_images,
@@ -14,6 +18,18 @@ from mi_course.vision.reading import (
     maps,
     unit_hooks,
     visit,
+)
+from mi_course.vision.render import (
+    LOGITS,
+    Made,
+    alike,
+    colour_matrix,
+    from_coefficients,
+    high_share,
+    moved,
+    one_over_f,
+    spectrum,
+    visualise,
 )
 from mi_course.vision.sets import CUES, DIRECTIONS, Stimuli, border_stimuli, curve_stimuli
 from mi_course.vision.stimuli import (

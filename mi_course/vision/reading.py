@@ -87,9 +87,9 @@ def visit(model: nn.Module, images: Tensor, see: dict[str, Callable], batch: int
 def middle(x: Float[Tensor, "batch channel row column"]) -> Float[Tensor, "batch channel"]:
     """What the unit in the middle of a map `x` answers, negative values as 0.
 
-    The middle is index side / 2 − 1, which looks at pixel size / 2 − 1: there stimuli are drawn.
+    The middle is index (side − 1) // 2, which looks at pixel size / 2 − 1: there stimuli are drawn.
     """
-    i = x.shape[-1] // 2 - 1
+    i = (x.shape[-1] - 1) // 2
     return x[..., i, i].relu()
 
 
