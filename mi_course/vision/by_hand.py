@@ -108,10 +108,10 @@ class ByHand:
         return torch.hypot(*(F.conv2d(grey, kernels[:, None], padding=pad) for kernels in self.lines))
 
     def drive(
-        self, images: Float[Tensor, "n channel row column"]
-    ) -> Float[Tensor, "n direction row column"]:
-        """What the arc units receive from `images`, before their ReLU."""
-        return F.conv2d(self.oriented(images), self.arcs, padding=self.arcs.shape[-1] // 2)
+        self, images: Float[Tensor, "n channel row column"], stride: int = 1
+    ) -> Float[Tensor, "n direction _row _column"]:
+        """What the arc units receive from `images`, before their ReLU; at every pixel, or every `stride`th."""
+        return F.conv2d(self.oriented(images), self.arcs, padding=self.arcs.shape[-1] // 2, stride=stride)
 
     def __call__(
         self, images: Float[Tensor, "n channel row column"]

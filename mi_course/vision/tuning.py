@@ -83,7 +83,7 @@ def width(curves: Curves) -> Float[Tensor, "*some"]:
     return total
 
 
-def largest_gap(directions: Sequence[float] | Float[Tensor, "n"]) -> float:
+def largest_gap(directions: Sequence[float | int] | Float[Tensor, "n"]) -> float:
     """The largest angle between neighbours among `directions` (degrees) on the circle; 360 for one or none."""
     angles = sorted(float(a) % 360 for a in directions)
     if len(angles) < 2:
