@@ -30,6 +30,7 @@ from benchmarks import (
     shown,
     small_transformers,
     toy_models,
+    vision,
     zero_layer,
 )
 from mi_course.course.runner import cpu_model
@@ -38,7 +39,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 PARTS = {"transformers": small_transformers.run, "zero layers": zero_layer.run, "toy models": toy_models.run,
          "autoencoders": sae.run, "patching": patching.run, "explanations": explanations.run,
-         "erasure": erasure.run, "real models": real_models.run}  # fmt: skip
+         "erasure": erasure.run, "real models": real_models.run,
+         "vision": vision.run}  # fmt: skip
 HEADER = """# Measured
 
 Each pair ran in one process, rounds interleaved (A B A B …); the ratio is the median over rounds, with its 10–90% range.
