@@ -71,7 +71,10 @@ def run() -> list[dict]:
     timing = ratio(unit, run_theirs, rounds=3, calls=1)
     theirs_image = bytes_of(torch.from_numpy(run_theirs()[0]).permute(0, 3, 1, 2))
     with torch.no_grad():
-        said = [float(vision.in_the_middle(model, x, [HOOK])[HOOK][0, UNIT]) for x in (unit().images, theirs_image)]
+        said = [
+            float(vision.in_the_middle(model, x, [HOOK])[HOOK][0, UNIT])
+            for x in (unit().images, theirs_image)
+        ]
     rows.append({
         "name": "a picture for the same unit", "peer": "torch-lucent", "settings": SETTINGS,
         "ours": f"{timing['ours']:.1f} s", "theirs": f"{timing['peer']:.1f} s", "ratio": timing["ratio"],

@@ -96,13 +96,13 @@ def test_gaps_close_the_circle():
 
 def answers_to(stimuli, unit):
     """[stimulus 1]: what `unit`, from what a stimulus shows, says of each."""
-    rows = [
-        {name: column[i] for name, column in stimuli.shows.items()} for i in range(len(stimuli))
-    ]
+    rows = [{name: column[i] for name, column in stimuli.shows.items()} for i in range(len(stimuli))]
     return torch.tensor([[float(unit(row))] for row in rows])
 
 
-def curve_unit(row, line=0.0, opposite=0.0, cues=("bright stroke", "dark stroke", "bright disc", "dark disc")):
+def curve_unit(
+    row, line=0.0, opposite=0.0, cues=("bright stroke", "dark stroke", "bright disc", "dark disc")
+):
     if row["kind"] == "arc" and row["cue"] in cues:
         near = math.cos(math.radians(row["direction"] - 90))
         return max(near, 0) ** 2 + opposite * max(-near, 0) ** 2
@@ -257,7 +257,9 @@ def test_one_sided_nmf_finds_planted_factors_with_their_signs():
 
 
 def test_spread_turns_and_matches():
-    assert float(vision.spread(torch.tensor([3.0, 0.0, 0.0]))) == 1 and float(vision.spread(torch.ones(5))) == 5
+    assert (
+        float(vision.spread(torch.tensor([3.0, 0.0, 0.0]))) == 1 and float(vision.spread(torch.ones(5))) == 5
+    )
     kernel = torch.randn(2, 7, 7, generator=torch.Generator().manual_seed(4))
     assert_close(vision.turned(vision.turned(kernel, 90), 270), kernel)
     mask = vision.arc(32, 0, 8)

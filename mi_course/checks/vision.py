@@ -26,7 +26,9 @@ def arc_of(x, y, direction, radius, sign=1, side=1, flip=1, wide=1.5, whole=Fals
 
 def check_arc(function: object) -> None:
     """Exercise 1: an arc through the middle that opens to a direction."""
-    cases = [(*grid(size), d, r) for size, d, r in ((25, 30, 6.2), (31, 100, 9.1), (33, 250, 7.3), (29, -40, 4.7))]
+    cases = [
+        (*grid(size), d, r) for size, d, r in ((25, 30, 6.2), (31, 100, 9.1), (33, 250, 7.3), (29, -40, 4.7))
+    ]
     radians = lambda d: math.degrees(d)
     mistakes = {
         "it opens the wrong way: the centre lies in the direction.": lambda x, y, d, r: arc_of(x, y, d, r, sign=-1),
@@ -45,7 +47,9 @@ def check_arc(function: object) -> None:
     check("arc", function, arc_of, cases, mistakes, say="it opens to where its centre lies")
 
 
-def width_of(curve: Tensor, level: float = 0.5, sides: int = 2, between: bool = True, smallest: float = 0.0) -> float:
+def width_of(
+    curve: Tensor, level: float = 0.5, sides: int = 2, between: bool = True, smallest: float = 0.0
+) -> float:
     turned = curve.roll(-int(curve.argmax()))
     turned = (turned - smallest * turned.min()) / (turned[0] - smallest * turned.min())
     total = 0.0
@@ -75,7 +79,15 @@ def check_width(function: object) -> None:
         "this is in radians.": lambda c: math.radians(width_of(c)),
         "one half itself is taken for the height, not half of the peak.": lambda c: width_of(c, level=0.5 / float(c.max())),
     }  # fmt: skip
-    check("tuning width", function, width_of, cases, mistakes, atol=1e-3, say="from the peak outwards, to one half")
+    check(
+        "tuning width",
+        function,
+        width_of,
+        cases,
+        mistakes,
+        atol=1e-3,
+        say="from the peak outwards, to one half",
+    )
 
 
 def gap_of(directions: list, closed: bool = True, turn: int = 360, of=max) -> float | int:
@@ -117,7 +129,11 @@ def check_noisiest(function: object) -> None:
     for seed in range(12):
         f = (torch.arange(16) + 0.5) / 32
         slope = 0.3 + 2.0 * random(5, 1, seed=seed).abs()
-        energy = f ** (-slope) * (0.3 + random(5, 16, seed=seed + 50).abs()) * (0.1 + 9 * random(5, 1, seed=seed + 90).abs())
+        energy = (
+            f ** (-slope)
+            * (0.3 + random(5, 16, seed=seed + 50).abs())
+            * (0.1 + 9 * random(5, 1, seed=seed + 90).abs())
+        )
         energy[0] += 0.25 / f[0] * (f < 0.06)
         cases.append((f, energy))
     mistakes = {
@@ -134,7 +150,9 @@ def check_noisiest(function: object) -> None:
     check("noisiest", function, noisy, cases, mistakes, say="a mean over a ring, and how long the ring is")
 
 
-def slope_of(slope: Tensor, weights: Tensor, twice=None, weigh: bool = True, norm: str = "ortho", sign: int = 1) -> Tensor:
+def slope_of(
+    slope: Tensor, weights: Tensor, twice=None, weigh: bool = True, norm: str = "ortho", sign: int = 1
+) -> Tensor:
     forwards = torch.fft.rfft2(slope, norm=norm) * (weights if weigh else 1)
     both = torch.full_like(weights, 2.0)
     both[:, 0] = both[:, -1] = 1.0
@@ -145,9 +163,7 @@ def slope_of(slope: Tensor, weights: Tensor, twice=None, weigh: bool = True, nor
 
 def check_slope(function: object) -> None:
     """Exercise 5: the slope of the real and imaginary parts of coefficients."""
-    cases = [
-        (random(n, n, seed=n), 0.2 + random(n, n // 2 + 1, seed=n + 1).abs()) for n in (4, 6, 10)
-    ]
+    cases = [(random(n, n, seed=n), 0.2 + random(n, n // 2 + 1, seed=n + 1).abs()) for n in (4, 6, 10)]
     only_first = lambda w: torch.cat([torch.ones_like(w[:, :1]), 2 * torch.ones_like(w[:, 1:])], 1)
     mistakes = {
         "columns that stand for two coefficients count twice.": lambda s, w: slope_of(s, w, twice=1.0),
@@ -160,7 +176,15 @@ def check_slope(function: object) -> None:
         "imaginary parts have the wrong sign.": lambda s, w: slope_of(s, w, sign=-1),
         "imaginary parts are left out.": lambda s, w: slope_of(s, w, sign=0),
     }  # fmt: skip
-    check("slope", function, slope_of, cases, mistakes, atol=1e-4, say="forwards again, and twice where two are meant")
+    check(
+        "slope",
+        function,
+        slope_of,
+        cases,
+        mistakes,
+        atol=1e-4,
+        say="forwards again, and twice where two are meant",
+    )
 
 
 def joined(C: Tensor, H: Tensor) -> Tensor:
@@ -170,7 +194,10 @@ def joined(C: Tensor, H: Tensor) -> Tensor:
 
 def check_factors(function: object) -> None:
     """Exercise 6: from the two halves of one-sided NMF to weights with signs."""
-    cases = [(random(c, k, seed=c).abs(), random(k, 2 * p, seed=c + 9).abs()) for c, k, p in ((4, 2, 3), (5, 3, 6), (3, 1, 4))]
+    cases = [
+        (random(c, k, seed=c).abs(), random(k, 2 * p, seed=c + 9).abs())
+        for c, k, p in ((4, 2, 3), (5, 3, 6), (3, 1, 4))
+    ]
     mistakes = {
         "the halves are added: the second one describes what inhibits.": lambda C, H: C @ (H.chunk(2, 1)[0] + H.chunk(2, 1)[1]),
         "the sign is turned round: the first half excites.": lambda C, H: -joined(C, H),
@@ -221,4 +248,6 @@ def check_through(function: object) -> None:
         "it is divided by the gains.": lambda p, gp, e, ge: through(p, 1 / gp, e, 1 / ge),
         "it is divided by the targets' gain.": lambda p, gp, e, ge: through(p, gp, e, 1 / ge),
     }  # fmt: skip
-    check("through", function, through, cases, mistakes, atol=1e-4, say="no nonlinearity between, so one matrix")
+    check(
+        "through", function, through, cases, mistakes, atol=1e-4, say="no nonlinearity between, so one matrix"
+    )

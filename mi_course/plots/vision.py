@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 
 from mi_course.errors import CourseError
-from mi_course.plots.figure import INK, Array, Figure, Names, as_array, check_length, known_names, start_figure, styled
+from mi_course.plots.figure import (
+    INK,
+    Array,
+    Figure,
+    Names,
+    as_array,
+    check_length,
+    known_names,
+    start_figure,
+    styled,
+)
 
 GAP, HEAD = 5, 15  # pixels between pictures, and for a name above one
 
@@ -34,7 +44,9 @@ def pictures(
         words: `title` and `alt` (both needed) and `caption`.
     """
     if not isinstance(rows, Mapping) or not rows:
-        raise CourseError("rows must be a dictionary {what a row shows: its pictures} with at least one entry.")
+        raise CourseError(
+            "rows must be a dictionary {what a row shows: its pictures} with at least one entry."
+        )
     controls = known_names("control", control, list(rows))
     walls = {label: _as_bytes(f"rows[{label!r}]", values, signed, side) for label, values in rows.items()}
     most = max(map(len, walls.values()))

@@ -23,6 +23,7 @@ from mi_course.vision.render import (
     LOGITS,
     Made,
     alike,
+    answers,
     colour_matrix,
     from_coefficients,
     high_share,

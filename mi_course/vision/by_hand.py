@@ -93,7 +93,10 @@ class ByHand:
 
     @staticmethod
     def unit(direction: float, radius: float | int, side: int) -> Float[Tensor, "orientation side side"]:
-        """An arc unit's weights: for its arc, against the mirrored arc, against the straight line."""
+        """An arc unit's weights: for its arc, against the mirrored arc, against the straight line.
+
+        The arc opens to `direction` with `radius` pixels; the field is `side` × `side`.
+        """
         wanted = arc_kernel(direction, radius, side)
         mirrored = arc_kernel(direction, radius, side, sign=-1)
         straight = arc_kernel(direction, math.inf, side)

@@ -50,7 +50,9 @@ def one_sided_nmf(
     return (channels / size).float(), ((plus - minus) * size).float().reshape(k, *W.shape[1:])
 
 
-def turned(kernels: Float[Tensor, "*some row column"], degrees: float | int) -> Float[Tensor, "*some row column"]:
+def turned(
+    kernels: Float[Tensor, "*some row column"], degrees: float | int
+) -> Float[Tensor, "*some row column"]:
     """`kernels` turned by `degrees` against the clock, with straight lines between cells; multiples of 90° are exact."""
     if degrees % 90 == 0:
         return torch.rot90(kernels, int(degrees // 90) % 4, dims=(-2, -1))
@@ -60,7 +62,9 @@ def turned(kernels: Float[Tensor, "*some row column"], degrees: float | int) -> 
     return torch.from_numpy(rotate(flat, degrees, axes=(-1, -2), reshape=False, order=1).astype(flat.dtype))
 
 
-def correlation(a: Float[Tensor, "*#some row column"], b: Float[Tensor, "*#some row column"]) -> Float[Tensor, "*some"]:
+def correlation(
+    a: Float[Tensor, "*#some row column"], b: Float[Tensor, "*#some row column"]
+) -> Float[Tensor, "*some"]:
     """Pearson's r of the cells of two kernels `a` and `b`; 0 where one of them is constant."""
     a, b = (x.flatten(-2) - x.flatten(-2).mean(-1, keepdim=True) for x in (a, b))
     return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1)).clamp(min=1e-12)

@@ -32,7 +32,9 @@ def files() -> dict[str, Path]:
     """Where each photograph lies: two without scikit-image, fifteen with it."""
     import sklearn
 
-    found = {name: Path(sklearn.__file__).parent / "datasets" / "images" / file for name, file in SKLEARN.items()}
+    found = {
+        name: Path(sklearn.__file__).parent / "datasets" / "images" / file for name, file in SKLEARN.items()
+    }
     if (there := importlib.util.find_spec("skimage")) is not None:
         folder = Path(there.origin).parent / "data"
         found |= {name: folder / file for name, file in SKIMAGE.items()}
@@ -74,6 +76,9 @@ def patches(
     padded = torch.nn.functional.pad(images, (half,) * 4)
     cut = []
     for image, row, column in places:
-        top, left = stride * (row + 1) - 1, stride * (column + 1) - 1  # of the padded picture: centre − half + half
+        top, left = (
+            stride * (row + 1) - 1,
+            stride * (column + 1) - 1,
+        )  # of the padded picture: centre − half + half
         cut.append(padded[image, :, top : top + side, left : left + side])
     return torch.stack(cut)

@@ -33,7 +33,11 @@ def one(label: int, size: int, rng: np.random.Generator) -> Float[Tensor, "size 
     if label < ARCS:
         direction, radius = 45 * label + turn, rng.uniform(5, 12)
         stroke = rng.random() < 0.5
-        figure = draw.arc(size, direction, radius, 2.5, shift=shift) if stroke else draw.disc(size, direction, radius, shift)
+        figure = (
+            draw.arc(size, direction, radius, 2.5, shift=shift)
+            if stroke
+            else draw.disc(size, direction, radius, shift)
+        )
         return contrast * figure
     if label < ARCS + LINES:
         orientation = 45 * (label - ARCS) + turn

@@ -45,7 +45,9 @@ def checked_images(images: Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
         raise CourseError(f"Images are [n, 3, side, side], not {list(images.shape)}.")
     if images.shape[2] < 32:
-        raise CourseError(f"Pictures of {images.shape[2]} pixels are too small: from 32 on a map has a middle.")
+        raise CourseError(
+            f"Pictures of {images.shape[2]} pixels are too small: from 32 on a map has a middle."
+        )
     low, high = float(images.min()), float(images.max())
     if not (low >= -1.1 and high <= 1.1):  # also NaN
         raise CourseError(

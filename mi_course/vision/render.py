@@ -49,9 +49,7 @@ def one_over_f(size: int) -> Float[Tensor, "size half"]:
     return weights / ((weights**2 * twice).sum() / size**2).sqrt() / math.sqrt(2)
 
 
-def from_coefficients(
-    coefficients: Float[Tensor, "n channel size half two"], size: int
-) -> Pictures:
+def from_coefficients(coefficients: Float[Tensor, "n channel size half two"], size: int) -> Pictures:
     """z from real and imaginary parts (last axis of `coefficients`), each weighted by 1/f; `size` pixels a side."""
     return torch.fft.irfft2(
         torch.view_as_complex(coefficients) * one_over_f(size), s=(size, size), norm="ortho"

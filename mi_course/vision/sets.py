@@ -111,7 +111,10 @@ def curve_stimuli(size: int = 96, radii: tuple = RADII) -> Stimuli:
 
 
 FINE, COARSE = (4, 6), (16, 28)  # wavelengths in pixels
-COLOURS = (((0.9, -0.6, -0.6), (-0.6, 0.3, -0.6)), ((-0.6, -0.6, 0.9), (0.2, 0.1, -0.8)))  # red–green, blue–yellow
+COLOURS = (
+    ((0.9, -0.6, -0.6), (-0.6, 0.3, -0.6)),
+    ((-0.6, -0.6, 0.9), (0.2, 0.1, -0.8)),
+)  # red–green, blue–yellow
 
 
 def border_stimuli(size: int = 96, seeds: int = 4) -> Stimuli:

@@ -96,9 +96,7 @@ def edge(size: int, direction: float | int, shift: float | int = 0, soft: float 
     return ((x * u + y * v - shift) / soft + 0.5).clamp(0, 1)
 
 
-def line(
-    size: int, orientation: float | int, width: float | int = 3, shift: float | int = 0
-) -> Mask:
+def line(size: int, orientation: float | int, width: float | int = 3, shift: float | int = 0) -> Mask:
     """A straight stroke from rim to rim of a picture of `size` pixels, at `orientation` (0 is level), of `width`.
 
     `shift` moves it by so many pixels to its left, seen along its orientation.
@@ -108,9 +106,7 @@ def line(
     return filled(width / 2 - (x * u + y * v - shift).abs())
 
 
-def corner(
-    size: int, direction: float | int, opening: float | int = 90, width: float | int = 0
-) -> Mask:
+def corner(size: int, direction: float | int, opening: float | int = 90, width: float | int = 0) -> Mask:
     """A corner at the middle of a picture of `size` pixels that opens towards `direction` by `opening` degrees.
 
     Filled where `width` is 0, else two strokes of that width.
@@ -148,7 +144,9 @@ def texture(size: int, wavelength: float | int, seed: int = 0) -> Float[Tensor, 
     noise = torch.randn(size, size, generator=torch.Generator().manual_seed(seed))
     rows, columns = torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)
     pitch = torch.hypot(rows, columns) * wavelength  # 1 at the wavelength that is asked for
-    kept = torch.fft.irfft2(torch.fft.rfft2(noise) * torch.exp(-0.5 * ((pitch - 1) / 0.2) ** 2), s=(size, size))
+    kept = torch.fft.irfft2(
+        torch.fft.rfft2(noise) * torch.exp(-0.5 * ((pitch - 1) / 0.2) ** 2), s=(size, size)
+    )
     return (0.5 * kept / kept.std()).clamp(-1, 1)
 
 

@@ -93,7 +93,9 @@ def largest_gap(directions: Sequence[float | int] | Float[Tensor, "n"]) -> float
 
 def _checked(stimuli: Stimuli, answers: Tensor) -> None:
     if len(answers) != len(stimuli):
-        raise CourseError(f"{len(answers)} answers do not fit {len(stimuli)} stimuli: one row for each is wanted.")
+        raise CourseError(
+            f"{len(answers)} answers do not fit {len(stimuli)} stimuli: one row for each is wanted."
+        )
 
 
 def _most(stimuli: Stimuli, answers: Tensor, **wanted) -> Tensor:
@@ -175,7 +177,9 @@ class CurveRule:
         direction = peak_direction(mean)
         near = apart(towards[:, :, None], towards[:, None]) <= self.agree  # cue radius radius unit
         pairs = near & good[:, :, None] & good[:, None]
-        enough = pairs.sum((1, 2)) - good.sum(1) >= self.radii * (self.radii - 1)  # without a radius and itself
+        enough = pairs.sum((1, 2)) - good.sum(1) >= self.radii * (
+            self.radii - 1
+        )  # without a radius and itself
         of_cue = peak_direction((curves * good[..., None]).sum(1))
         cues = (enough & (apart(of_cue, direction) <= 45)).sum(0)
         passes = (peak >= self.least) & (cues >= self.cues)
