@@ -377,6 +377,15 @@ def test_a_patch_is_centred_where_its_unit_looks():
     assert patch.shape == (3, 32, 32) and patch[0].nonzero().tolist() == [[16, 16]]
 
 
+def test_places_at_the_frame_are_left_out():
+    kept = vision.inside(torch.ones(2, 14, 14), side=64)
+    rows = kept[0].sum(1).nonzero()[:, 0].tolist()
+    assert rows == list(range(1, 12)), "centres from 31 to 191: a patch of 64 fits into 224"
+    image = torch.arange(224.0 * 224).reshape(1, 1, 224, 224).expand(1, 3, -1, -1) + 1
+    places = [(0, int(r), int(c)) for r, c in kept[0].nonzero()]
+    assert (vision.patches(image, places, stride=16, side=64) > 0).all(), "no grey from outside"
+
+
 def test_planted_shapes_come_from_the_seed_and_have_their_classes():
     one, labels, names = vision.shapes(64, seed=3)
     again, _, _ = vision.shapes(64, seed=3)

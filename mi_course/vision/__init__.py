@@ -7,7 +7,7 @@
 
 from mi_course.vision.by_hand import ByHand, arc_kernel, line_kernels
 from mi_course.vision.factors import best_match, correlation, one_sided_nmf, spread, turned
-from mi_course.vision.photos import patches, photographs, views
+from mi_course.vision.photos import inside, patches, photographs, views
 from mi_course.vision.planted import shapes
 from mi_course.vision.reading import (
     centre_of,

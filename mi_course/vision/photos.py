@@ -82,3 +82,16 @@ def patches(
         )  # of the padded picture: centre − half + half
         cut.append(padded[image, :, top : top + side, left : left + side])
     return torch.stack(cut)
+
+
+def inside(
+    answers: Float[Tensor, "*some row column"], side: int = 64, size: int = 224
+) -> Float[Tensor, "*some row column"]:
+    """A map's `answers`, with 0 wherever a square of `side` pixels around the place would leave the picture.
+
+    Pictures are `size` pixels a side. At a frame units see the padding as well, which is an edge that no photograph has.
+    """
+    n = answers.shape[-1]
+    centre = (size // n) * (torch.arange(n) + 1) - 1
+    within = (centre + 1 >= side // 2) & (centre < size - side // 2)
+    return answers * (within[:, None] & within)
