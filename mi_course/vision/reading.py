@@ -65,7 +65,7 @@ def centre_of(stride: int, index: int) -> int:
 
 
 @torch.no_grad()
-def visit(model: nn.Module, images: Tensor, see: dict[str, Callable], batch: int = 64) -> dict[str, Tensor]:
+def visit(model: nn.Module, images: Tensor, see: dict[str, Callable], batch: int = 32) -> dict[str, Tensor]:
     """hook → what `see[hook]` makes of its activations, for all `images` in batches; the network runs no further.
 
     `model` is hooked; `batch` images run together.
