@@ -9,7 +9,7 @@ COURSE := $(BIN)/python -m mi_course
 # As mi_course.offline.STEADY, for what is no command of the course.
 STEADY := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 TQDM_DISABLE=1 HF_HUB_OFFLINE=1
 
-.PHONY: help setup run lab test lint train bench bench-sae site mutants test-browser test-pythons test-saelens test-efficientnet test-leace test-colab
+.PHONY: help setup run lab test lint train bench bench-sae site mutants test-browser test-pythons test-saelens test-efficientnet test-leace fetch-lucent test-colab
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -79,6 +79,9 @@ test-saelens: setup $(PEERS)/.ready  ## SAELens, in an environment of its own, r
 test-efficientnet: setup  ## our EfficientNet-Lite0 against the published package's logits
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade --target build/published efficientnet-lite-pytorch==0.1.0
 	$(STEADY) $(BIN)/python -m pytest tests/test_pretrained_vision.py
+
+fetch-lucent: setup  ## torch-lucent, for `make bench ONLY=vision`
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade --target build/lucent torch-lucent==0.1.8 kornia==0.4.1 decorator==5.3.1
 
 test-leace: setup  ## our LEACE against the authors' own package
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --upgrade --target build/erasure concept-erasure==0.2.4

@@ -25,6 +25,7 @@ grokking       09  arithmetic by heart, then by trigonometry
 probing        10  what can be read, what is used, and what is left when it is gone
 lenses         11  what a model is about to say, layer by layer, and credit from gradients
 explanations   13  the explanations everyone else uses, beside a known mechanism
+vision         14  what units of an image network answer to, and pictures made to please them
 
 checks         exercises that check themselves
 recipes        how everything shipped was trained, and is trained again

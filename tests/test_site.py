@@ -149,7 +149,8 @@ def test_the_front_page_has_a_card_for_each_notebook(whole_site):
             "&[a-z]+;", " ", page
         ) or "`" in notebooks.question_of(nb)
         assert notebooks.measured_of(nb) in page
-    assert "phase_change.png" in page and "make run" in re.sub("<[^>]*>", "", page)
+    assert "phase_change.png" in page and "curves.png" in page and "curved lines, like shells" in page
+    assert "make run" in re.sub("<[^>]*>", "", page)
     assert all(f">{door}<" in re.sub(r"\s", "", page) for door in ("Learn", "Teach", "Use"))
 
 

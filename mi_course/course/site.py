@@ -87,7 +87,8 @@ def pictures(folder: Path, notebooks: dict) -> dict[str, str]:
     from PIL import Image
 
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(files.data_dir() / "figures" / "03_induction_heads.png", folder / "phase_change.png")
+    for shown, name in (("03_induction_heads", "phase_change"), ("14_curves", "curves")):
+        shutil.copyfile(files.data_dir() / "figures" / f"{shown}.png", folder / f"{name}.png")
     said = {}
     for name, nb in notebooks.items():
         found = []

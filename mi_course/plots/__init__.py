@@ -15,3 +15,4 @@ from mi_course.plots.patterns import attention, attention_view
 from mi_course.plots.tables import LEFT, grid, measured, rounded, table
 from mi_course.plots.text import token_spans, tokens, tokens_view
 from mi_course.plots.views import circuitsvis_script
+from mi_course.plots.vision import pictures
