@@ -324,6 +324,23 @@ def test_a_file_that_was_altered(tmp_path):
         sae.Shard.load(path)
 
 
+def test_a_disk_that_is_full_in_the_middle_leaves_what_was_there(tmp_path, monkeypatch):
+    one = sae.Shard(sae.SaeConfig(4, 8))
+    before = one.save(tmp_path / "one").read_bytes()
+    whole_file = processes.whole_file
+
+    def full(*given):
+        yield next(whole_file(*given))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(processes, "whole_file", full)
+    with pytest.raises(CourseError, match="No space left.*untouched"):
+        one.save(tmp_path / "one", half=True)
+    assert (tmp_path / "one.safetensors").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one.json", "one.safetensors"]
+    sae.Shard.load(tmp_path / "one")
+
+
 def test_a_checkpoint_of_another_size_and_one_that_is_none(tmp_path):
     train(sae.SparseAutoencoder, "topk", checkpoint=tmp_path / "run.partial", stop_at=2)
     small = sae.Shard(sae.SaeConfig(D_IN, 24, "topk", k=3))
