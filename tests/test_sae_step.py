@@ -61,9 +61,10 @@ def test_topk_equals_autograd_at_any_shape(batch, d_in, d_sae, data, seed):
         patch.setattr(sae_step, "CACHED", cached)
         loss, error, active = sae_step.TopK.apply(t, *W, k, sae_step.Work())
     expected, expected_error, expected_active = dense(t, *W, k=k)
-    assert (
-        close(loss, expected) and close(error, expected_error, 3e-5) and torch.equal(active, expected_active)
-    )
+    # Where one column fits one input the loss is the square of a difference of equals: its digits are those of the input.
+    rounding = 1e-7 * float(t.square().mean())
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=rounding)
+    assert close(error, expected_error, 3e-5) and torch.equal(active, expected_active)
     for name, ours, theirs in zip(
         NAMES, torch.autograd.grad(loss, W), torch.autograd.grad(expected, W), strict=True
     ):
