@@ -80,7 +80,7 @@ def moved(pictures: Pictures, rng: torch.Generator) -> Pictures:
 
 
 def answers(model: nn.Module, images: Pictures, hook: str) -> Tensor:
-    """What the hook `hook` of the `model` holds, or its logits; the network runs no further than that."""
+    """What the hook `hook` of the `model` holds for `images`, or its logits; the network runs no further than that."""
     if hook == LOGITS:
         return model(images)
     kept = []
