@@ -24,13 +24,27 @@ def arc_of(x, y, direction, radius, sign=1, side=1, flip=1, wide=1.5, whole=Fals
     return on if whole else on & near
 
 
+def half_a_turn(x, y, direction, radius):
+    """As one would write it in 32 bits, where 180° is not exact."""
+    angle = torch.deg2rad(torch.tensor(float(direction) + 180))
+    u, v = radius * angle.cos(), radius * angle.sin()
+    near = (x - u) * u + (y - v) * v < 0
+    return ((torch.hypot(x - u, y - v) - radius).abs() <= 1.5) & near
+
+
 def check_arc(function: object) -> None:
     """Exercise 1: an arc through the middle that opens to a direction."""
     cases = [
         (*grid(size), d, r) for size, d, r in ((25, 30, 6.2), (31, 100, 9.1), (33, 250, 7.3), (29, -40, 4.7))
     ]
+    x, y = grid(33)
+    cases.append(
+        (x / 2, y / 2, 0, 3.0)
+    )  # pixels exactly at 1.5 from the circle, and exactly beside its centre
     radians = lambda d: math.degrees(d)
     mistakes = {
+        "it opens the wrong way, by half a turn: the centre lies in the direction.":
+            lambda x, y, d, r: half_a_turn(x, y, d, r),
         "it opens the wrong way: the centre lies in the direction.": lambda x, y, d, r: arc_of(x, y, d, r, sign=-1),
         "this is the far half of the circle: the one nearer to the middle is wanted.": lambda x, y, d, r: arc_of(x, y, d, r, side=-1),
         "this is the whole circle.": lambda x, y, d, r: arc_of(x, y, d, r, whole=True),
@@ -127,14 +141,16 @@ def check_noisiest(function: object) -> None:
     """Exercise 4: the picture with the largest share of high frequencies."""
     cases = []
     for seed in range(12):
-        f = (torch.arange(16) + 0.5) / 32
+        n = 16 + 4 * (seed % 3)
+        f = (torch.arange(n) + (0.5 if seed % 2 else 1.0)) / (2 * n)  # on even seeds one ring lies at ¼
         slope = 0.3 + 2.0 * random(5, 1, seed=seed).abs()
         energy = (
             f ** (-slope)
-            * (0.3 + random(5, 16, seed=seed + 50).abs())
+            * (0.3 + random(5, n, seed=seed + 50).abs())
             * (0.1 + 9 * random(5, 1, seed=seed + 90).abs())
         )
         energy[0] += 0.25 / f[0] * (f < 0.06)
+        energy[1] += 40 * energy[1].mean() * (f == 0.25)
         cases.append((f, energy))
     mistakes = {
         "the curve is summed: outer rings hold more coefficients.": lambda f, e: noisy(f, e, torch.ones_like),
