@@ -27,7 +27,9 @@ def test_shipped_files_are_whole_and_have_a_recipe(card):
     assert all(torch.isfinite(t.float()).all() for t in tensors.values())
 
 
-@pytest.mark.parametrize("name", [n for n in checkpoint_names() if n not in lenses.RECIPES])  # theirs: test_lens_recipes
+@pytest.mark.parametrize(
+    "name", [n for n in checkpoint_names() if n not in lenses.RECIPES]
+)  # theirs: test_lens_recipes
 def test_cards_tell_the_truth(name):
     model, recipe = load(name), recipes.find(name)
     card = model.card
