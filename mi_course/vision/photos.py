@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mi_course.pretrained.images import pixels
 
-SKLEARN = {"palace": "china.jpg", "flower": "flower.jpg"}  # Creative Commons, by Romain Guy? and dany13
+SKLEARN = {"palace": "china.jpg", "flower": "flower.jpg"}  # CC BY 2.0, by danielbuechele and vultilion
 SKIMAGE = {
     "astronaut": "astronaut.png", "bricks": "brick.png", "camera": "camera.png", "cat": "chelsea.png",
     "clock": "clock_motion.png", "coffee": "coffee.png", "coins": "coins.png", "grass": "grass.png",
