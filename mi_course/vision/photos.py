@@ -87,7 +87,7 @@ def patches(
 def inside(
     answers: Float[Tensor, "*some row column"], side: int = 64, size: int = 224
 ) -> Float[Tensor, "*some row column"]:
-    """A map's `answers`, with 0 wherever a square of `side` pixels around the place would leave the picture.
+    """A map's `answers`, with 0 wherever a square of `side` pixels around the place would leave the picture by more than half a pixel.
 
     Pictures are `size` pixels a side. At a frame units see the padding as well, which is an edge that no photograph has.
     """
