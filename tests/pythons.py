@@ -3,13 +3,13 @@
 `python -m tests.pythons PYTHON …` executes every notebook with each interpreter (an environment with the course in it)
 and writes what differs to data/seeds/pythons.md. Executed notebooks stay in build/pythons/; those of the same sources
 are not executed again. `--only NN` names notebooks; `--stored 3.11` takes the stored ones for that version.
-`--shared` writes data/shared_text.json anew: the files that the text of all the interpreters has in common.
+The page also holds what other interpreters executed before, of the same code. `--shared` writes data/shared_text.json
+anew: the files that the text of all the interpreters has in common.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import subprocess
 import sys
@@ -32,10 +32,9 @@ notebooks stand for a version (3.11), processors may differ as well.
 """
 
 
-def sources_of(path: Path) -> str:
-    """A fingerprint of a notebook's cells."""
-    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells]
-    return hashlib.sha256("\0".join(cells).encode()).hexdigest()[:12]
+def code_of(path: Path) -> list[str]:
+    """The code cells of a notebook; words around them change nothing."""
+    return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
 def execute(paths: list[Path]) -> None:
@@ -45,16 +44,15 @@ def execute(paths: list[Path]) -> None:
         if ran.result.failed:
             print(f"{sys.version_info[0]}.{sys.version_info[1]}: {ran.result.failed}", flush=True)
             continue
-        ran.nb.metadata["of"] = sources_of(path)
         target = DONE / ".".join(map(str, sys.version_info[:2])) / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         files.write(target, nbformat.writes(ran.nb))
 
 
 def fresh(version: str, path: Path) -> bool:
-    """Whether this Python executed the notebook as it stands."""
+    """Whether this Python executed the notebook's code as it stands."""
     done = DONE / version / path.name
-    return done.exists() and nbformat.read(done, as_version=4).metadata.get("of") == sources_of(path)
+    return done.exists() and code_of(done) == code_of(path)
 
 
 SHARED = ROOT / "data" / "shared_text.json"
@@ -108,23 +106,24 @@ def main(arguments: list[str]) -> None:
     paths = places.find(given.only)
     if given.execute:
         return execute(paths)
-    versions = []
     for python in given.pythons:
         ask = "import sys; print(*sys.version_info[:2], sep='.')"
         version = subprocess.run(
             [python, "-c", ask], capture_output=True, text=True, check=True
         ).stdout.strip()
-        versions.append(version)
         wanted = [path.name[:2] for path in paths if not fresh(version, path)]
         if wanted:
             subprocess.run(
                 [python, "-m", "tests.pythons", "--execute", "--only", *wanted], check=True, cwd=ROOT
             )
-    found, versions = {}, {*versions, *([given.stored] if given.stored else [])}
+    found, versions = {}, {path.name for path in DONE.glob("3.*")} | ({given.stored} - {None})
     for path in paths:
-        done = {v: DONE / v / path.name for v in sorted(versions, key=lambda v: int(v.split(".")[1]))}
-        done |= {given.stored: path} if given.stored else {}
-        boards = {v: Scoreboard.from_notebooks([one]) for v, one in done.items() if one.exists()}
+        done = {
+            v: path if v == given.stored else DONE / v / path.name
+            for v in sorted(versions, key=lambda v: int(v.split(".")[1]))
+            if v == given.stored or fresh(v, path)
+        }
+        boards = {v: Scoreboard.from_notebooks([one]) for v, one in done.items()}
         columns = {f"Python {v}": [row for row in board.rows if row.measures] for v, board in boards.items()}
         if len(columns) > 1 and any(columns.values()):
             found[path.stem] = columns
