@@ -113,7 +113,7 @@ class ByHand:
     def drive(
         self, images: Float[Tensor, "n channel row column"], stride: int = 1
     ) -> Float[Tensor, "n direction _row _column"]:
-        """What the arc units receive from `images`, before their ReLU; at every pixel, or every `stride`th."""
+        """What the arc units receive from `images`, before their ReLU; at each pixel, or each `stride` pixels apart."""
         return F.conv2d(self.oriented(images), self.arcs, padding=self.arcs.shape[-1] // 2, stride=stride)
 
     def __call__(
