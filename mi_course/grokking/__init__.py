@@ -3,7 +3,8 @@
 >>> from mi_course import grokking
 >>> task = grokking.Task(p=113)
 >>> logits = grokking.trigonometric_logits(113, [14, 35, 41, 42, 52])
->>> bool((logits.argmax(1) == task.answers).all()), round(grokking.margin(logits, task.answers), 2)
+>>> right = (logits.argmax(1) == task.answers).all()
+>>> bool(right), round(grokking.margin(logits, task.answers), 2)
 (True, 2.41)
 >>> run = grokking.shipped("grokking")
 >>> run.grokked

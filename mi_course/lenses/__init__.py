@@ -2,10 +2,11 @@
 
 >>> import torch
 >>> from mi_course import lenses, models
->>> model = models.TinyTransformer(models.TinyConfig(n_layers=2, d_model=16, d_vocab=24, norm="rmsnorm")).eval()
+>>> shape = models.TinyConfig(n_layers=2, d_model=16, d_vocab=24, norm="rmsnorm")
+>>> model = models.TinyTransformer(shape).eval()
 >>> tokens = torch.randint(24, (4, 10), generator=torch.Generator().manual_seed(0))
->>> logit_lens = lenses.logit_lens()
->>> bool(torch.allclose(logit_lens.read(model, tokens)[2], model(tokens)))  # the last stream: the logits themselves
+>>> last = lenses.logit_lens().read(model, tokens)[2]  # of the last stream: the logits
+>>> bool(torch.allclose(last, model(tokens)))
 True
 >>> lens = lenses.jacobian_lens(model, tokens, skip=2)
 >>> lens, bool(torch.allclose(lens.weights[2], torch.eye(16)))
