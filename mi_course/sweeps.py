@@ -21,6 +21,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -281,14 +282,18 @@ def _gathered(connected: Any, todo: list[Task], out: Path, progress: bool) -> di
     with bar:
         for future in as_completed(futures):
             task = futures[future]
-            if future.status == "cancelled" or future.status == "lost":
+            try:
+                if future.status in ("cancelled", "lost"):
+                    raise CancelledError
+                said = "" if future.status == "error" else future.result()
+            except (OSError, TimeoutError, CancelledError) as error:  # the connection, not the task
                 kept = sum(place(one, out).exists() for one in todo)
                 raise CourseError(
                     f"The scheduler went away: {kept} of {len(todo)} tasks are done and kept; start the sweep again to go on."
-                )
+                ) from error
             if future.status == "error":
-                failed[task.name] = "its worker died, each time it was tried"
-            elif said := future.result():
+                said = "its worker died, each time it was tried"
+            if said:
                 failed[task.name] = said
             bar.update()
     return failed

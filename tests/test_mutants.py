@@ -166,8 +166,8 @@ def spoiling(right):
     def spoilt(*case):
         result = right(*case)
         for given in case:
-            if isinstance(given, Tensor) and given.dtype != torch.bool:
-                given.add_(1)
+            if isinstance(given, Tensor):
+                given.logical_not_() if given.dtype == torch.bool else given.add_(1)
             elif isinstance(given, (list, dict)):
                 given.clear()
         return result
