@@ -27,7 +27,7 @@ def run(rounds: int = 3) -> list[dict]:
     prompt = model.to_tokens(text[0])[:, :128]  # as their fit reads it
     theirs = lambda: pretrained.peer_jacobians(model, text, LAYERS, skip=SKIP)  # noqa: E731
     expected = theirs()
-    for coarse in (False, True) if lenses.has_16_bits() else (False,):
+    for coarse in (False, True) if pretrained.quick_dtype() == torch.bfloat16 else (False,):
         ours = lambda coarse=coarse: lenses.jacobian_lens(model, prompt, LAYERS, skip=SKIP, coarse=coarse)  # noqa: E731
         found = ours()
         apart = max(float((found.weights[k].T - J).norm() / J.norm()) for k, J in expected.items())

@@ -31,6 +31,7 @@ from tqdm.auto import tqdm
 
 from mi_course import __version__, files
 from mi_course.errors import CourseError
+from mi_course.training.watching import quiet
 
 PATIENCE = 15  # seconds until a scheduler or its workers count as absent
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -278,7 +279,7 @@ def _gathered(connected: Any, todo: list[Task], out: Path, progress: bool) -> di
         for task in todo
     }
     failed: dict[str, str] = {}
-    bar = tqdm(total=len(todo), disable=not progress or bool(os.environ.get("TQDM_DISABLE")), unit="task")
+    bar = tqdm(total=len(todo), disable=quiet(progress), unit="task")
     with bar:
         for future in as_completed(futures):
             task = futures[future]

@@ -12,6 +12,7 @@ from hypothesis import settings
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 ROOT = Path(__file__).parents[1]
+pytest.register_assert_rewrite("tests.answers")
 # No example is timed: a busy machine is no fault. What decides a landing draws the same examples each time.
 settings.register_profile("course", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("course")

@@ -76,11 +76,9 @@ def standard_library(shared: bool = False) -> dict[str, str]:
         )
         topics = {}
     texts |= {f"topics/{name}": text for name, text in sorted(topics.items())}
-    return (
-        {name: text for name, text in texts.items() if text_mark(text) == shared_marks().get(name)}
-        if shared
-        else texts
-    )
+    if not shared:
+        return texts
+    return {name: text for name, text in texts.items() if text_mark(text) == shared_marks().get(name)}
 
 
 @cache

@@ -23,7 +23,7 @@ from mi_course.lenses.hidden_step import (
     hidden_step_model,
     narrowed,
 )
-from mi_course.lenses.jacobian import SKIP, coarse_backward, from_sums, has_16_bits, jacobian_lens, jacobians
+from mi_course.lenses.jacobian import SKIP, coarse_backward, from_sums, jacobian_lens, jacobians
 from mi_course.lenses.lens import Lens, load_lens, logit_lens, random_like
 from mi_course.lenses.scores import Exits, early_exits, settled_at, threshold_for
 from mi_course.lenses.streams import fingerprint, hook_of, streams, unembed

@@ -29,6 +29,7 @@ from mi_course.lenses.streams import (
     keeping,
     run_through,
     streams,
+    without_learning,
 )
 
 SKIP = 16  # positions at the start that are no source: attention rests on them
@@ -60,12 +61,6 @@ class coarse_backward(TorchFunctionMode):
             b = args[2] if len(args) > 2 else (kwargs or {}).get("bias")
             return _Coarse.apply(args[0], args[1], b)
         return function(*args, **(kwargs or {}))
-
-
-def has_16_bits() -> bool:
-    """Whether this processor says that it multiplies bfloat16 quickly."""
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def checked_positions(name: str, positions: Sequence[int] | None, n: int, skip: int) -> list[int]:
@@ -103,19 +98,13 @@ def jacobians(
         checked_positions(name, given, n, skip)
         for name, given in (("sources", sources), ("targets", targets))
     )
-    learns = [p for p in model.parameters() if p.requires_grad]
-    try:
-        for p in learns:
-            p.requires_grad_(False)  # else gradients of every weight are computed as well
+    with without_learning(model):
         forward = rebuilt(model)
         for rows in tokens.split(batch):
             fast = (
                 None if forward is None else by_hand(model, forward, rows, layers, sources, targets, coarse)
             )
             yield of_batch(model, rows, layers, sources, targets, coarse) if fast is None else fast
-    finally:
-        for p in learns:
-            p.requires_grad_(True)
 
 
 def by_hand(model, forward, tokens, layers: list[int], sources, targets, coarse: bool) -> Matrices | None:

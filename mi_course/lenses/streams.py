@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float, Int
@@ -93,6 +94,19 @@ def streams(
     hooks = [(hook_of(model, layer), keeping(found, layer)) for layer in layers]
     run_through(model, tokens, hooks)
     return {layer: found[layer].detach() for layer in layers}
+
+
+@contextmanager
+def without_learning(model) -> Iterator[None]:
+    """Inside, no weight of `model` asks for a gradient, so that none is computed; afterwards those that did ask again."""
+    learns = [p for p in model.parameters() if p.requires_grad]
+    try:
+        for p in learns:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in learns:
+            p.requires_grad_(True)
 
 
 def keeping(found: dict, layer: int):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mi_course.errors import CourseError
 from mi_course.lenses.lens import Lens
-from mi_course.lenses.streams import checked_layers, fingerprint, streams, unembed
+from mi_course.lenses.streams import checked_layers, fingerprint, streams, unembed, without_learning
 from mi_course.patching import kl
 from mi_course.training import TrainConfig, fit
 
@@ -131,13 +131,6 @@ def train_translators(
         every = [kl(unembed(model, found[k] @ maps.W[str(k)] + maps.b[str(k)]), final).mean() for k in layers]
         return sum(every) / len(every)
 
-    learns = [p for p in model.parameters() if p.requires_grad]
-    try:
-        for p in learns:
-            p.requires_grad_(False)
-        with torch.enable_grad():
-            fit(maps, sample, config, loss=loss, checkpoint=checkpoint, progress=progress)
-    finally:
-        for p in learns:
-            p.requires_grad_(True)
+    with without_learning(model), torch.enable_grad():
+        fit(maps, sample, config, loss=loss, checkpoint=checkpoint, progress=progress)
     return maps.lens(fingerprint(model))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -204,6 +204,17 @@ def short(dtype: torch.dtype) -> str:
 FAST = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp16", "amx_fp16")}
 
 
+def capabilities() -> Mapping:
+    """What PyTorch knows of this processor; nothing where it cannot say."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+
+
+def is_fast(dtype: torch.dtype) -> bool:
+    """Whether this processor is known to be fast at numbers of 16 bits, of the kind `dtype`."""
+    able = capabilities()
+    return any(able.get(name) for name in FAST[dtype])
+
+
 def quick_dtype(device: str = "cpu") -> torch.dtype:
     """bfloat16 where this machine is fast at it, else float32: for sweeps in which two decimals are enough.
 
@@ -213,18 +224,14 @@ def quick_dtype(device: str = "cpu") -> torch.dtype:
     Args:
         device: `cpu`, `cuda`, …
     """
-    if device != "cpu":
-        return torch.bfloat16
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return torch.bfloat16 if any(able.get(name) for name in FAST[torch.bfloat16]) else torch.float32
+    return torch.bfloat16 if device != "cpu" or is_fast(torch.bfloat16) else torch.float32
 
 
 def slowness(dtype: torch.dtype, device: str) -> str:
     """A sentence where this processor says it has no fast arithmetic of that width, else nothing."""
-    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    if device != "cpu" or dtype not in FAST or able.get("architecture") != "x86_64":
+    if device != "cpu" or dtype not in FAST or capabilities().get("architecture") != "x86_64":
         return ""  # where nobody can say, nothing is said
-    if any(able.get(name) for name in FAST[dtype]):
+    if is_fast(dtype):
         return ""
     return f"This processor has no fast {short(dtype)} arithmetic: float32, the default, is likely quicker and exact."
 

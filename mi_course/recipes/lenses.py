@@ -22,6 +22,17 @@ NAME = "smollm2-135m-instruct"
 LAYERS = (5, 10, 15, 20, 25, 28)
 
 
+def in_half(numbers: int) -> float:
+    """Megabytes of so many numbers in 16-bit floats."""
+    return round(numbers * 2 / 1e6, 1)
+
+
+def remove_pair(path: Path) -> None:
+    """Take away weights and card of what lay beside while a recipe ran."""
+    for suffix in (".safetensors", ".json"):
+        with_suffix(path, suffix).unlink()
+
+
 @dataclass(frozen=True)
 class JacobianRecipe(Recipe):
     """How the Jacobian lens is fitted."""
@@ -34,7 +45,7 @@ class JacobianRecipe(Recipe):
     @property
     def megabytes(self) -> float:
         """Matrices in 16-bit floats."""
-        return round(len(self.layers) * 576 * 576 * 2 / 1e6, 1)
+        return in_half(len(self.layers) * 576 * 576)
 
     def make(self, out: Path, device: str, progress: bool) -> Path:
         """Prompt by prompt; sums so far lie in a file beside."""
@@ -54,8 +65,7 @@ class JacobianRecipe(Recipe):
         lens = lenses.from_sums(model, total, done)
         path = lens.save(out / self.stem, **self.provenance(spent, device, "transformers"), model=NAME,
                          prompts=self.prompts, tokens=self.length, skip=self.skip, text="Python's library")  # fmt: skip
-        for suffix in (".safetensors", ".json"):
-            with_suffix(partial, suffix).unlink()
+        remove_pair(partial)
         return path
 
 
@@ -72,19 +82,16 @@ class TunedRecipe(Recipe):
     @property
     def megabytes(self) -> float:
         """Matrices in 16-bit floats."""
-        return round(len(self.layers) * 576 * 576 * 2 / 1e6, 1)
+        return in_half(len(self.layers) * 576 * 576)
 
     def make(self, out: Path, device: str, progress: bool) -> Path:
         """The closed form, then so many steps; what was reached lies in a file beside."""
         model, partial = pretrained.load(NAME), out / f"{self.stem}.partial"
         start_file = out / f"{self.stem}-start.partial"
         read = lambda n, seed: lenses.windows(model.tokenizer, n, self.length, seed=1000 * self.seed + seed)  # noqa: E731
-        if with_suffix(start_file, ".json").exists():
-            start = lenses.load_lens(start_file)
-        else:
-            start = lenses.ridge_translators(model, read(self.start_windows, 1), self.layers)
-            start.save(start_file)
-            start = lenses.load_lens(start_file)
+        if not with_suffix(start_file, ".json").exists():
+            lenses.ridge_translators(model, read(self.start_windows, 1), self.layers).save(start_file)
+        start = lenses.load_lens(start_file)
         began = time.perf_counter()
         lens = lenses.train_translators(
             model, lambda step: read(self.batch, 100 + step), self.layers, self.training, start=start,
@@ -94,8 +101,7 @@ class TunedRecipe(Recipe):
         path = lens.save(out / self.stem, **card, model=NAME, steps=self.training.steps,
                          tokens=self.training.steps * self.batch * self.length, text="Python's library")  # fmt: skip
         partial.unlink()
-        for suffix in (".safetensors", ".json"):
-            with_suffix(start_file, suffix).unlink()
+        remove_pair(start_file)
         return path
 
 
@@ -123,7 +129,7 @@ class DeepRecipe(Recipe):
     @property
     def megabytes(self) -> float:
         """Weights in 16-bit floats."""
-        return round(sum(p.numel() for p in TinyTransformer(self.config).parameters()) * 2 / 1e6, 1)
+        return in_half(sum(p.numel() for p in TinyTransformer(self.config).parameters()))
 
     def make(self, out: Path, device: str, progress: bool) -> Path:
         """Weights in 16-bit floats, and a card with the held-out loss of what was saved."""
@@ -164,7 +170,7 @@ class HiddenStepRecipe(Recipe):
     @property
     def megabytes(self) -> float:
         """Weights in 16-bit floats."""
-        return round(sum(p.numel() for p in TinyTransformer(self.config).parameters()) * 2 / 1e6, 1)
+        return in_half(sum(p.numel() for p in TinyTransformer(self.config).parameters()))
 
     def make(self, out: Path, device: str, progress: bool) -> Path:
         """Weights in 16-bit floats, and a card with the shares of questions that are answered right."""

@@ -64,6 +64,14 @@ def centre_of(stride: int, index: int) -> int:
     return stride * (index + 1) - 1
 
 
+def run_until(model: nn.Module, images: Tensor, hooks: Sequence[tuple[str, Callable]]) -> None:
+    """The hooked `model` on `images` until one of `hooks` raises `_Enough`: what comes after is not computed."""
+    try:
+        model.run_with_hooks(images, fwd_hooks=list(hooks))
+    except _Enough:
+        pass
+
+
 @torch.no_grad()
 def visit(model: nn.Module, images: Tensor, see: dict[str, Callable], batch: int = 32) -> dict[str, Tensor]:
     """hook → what `see[hook]` makes of its activations, for all `images` in batches; the network runs no further.
@@ -79,10 +87,7 @@ def visit(model: nn.Module, images: Tensor, see: dict[str, Callable], batch: int
             raise _Enough
 
     for some in images.split(batch):
-        try:
-            model.run_with_hooks(some, fwd_hooks=[(name, note) for name in see])
-        except _Enough:
-            pass
+        run_until(model, some, [(name, note) for name in see])
     return {name: torch.cat(seen) for name, seen in found.items()}
 
 

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from mi_course.errors import CourseError
-from mi_course.vision.reading import _Enough, known_channels
+from mi_course.vision.reading import _Enough, known_channels, run_until
 
 TRIES = 16  # starts of a picture, until one has a slope
 LOGITS = "logits"  # the network's output, where a hook's name is asked for
@@ -89,10 +89,7 @@ def answers(model: nn.Module, images: Pictures, hook: str) -> Tensor:
         kept.append(x)
         raise _Enough
 
-    try:
-        model.run_with_hooks(images, fwd_hooks=[(hook, keep)])
-    except _Enough:
-        pass
+    run_until(model, images, [(hook, keep)])
     return kept[0]
 
 
@@ -215,16 +212,23 @@ def visualise(
     return Made(images, activation, first, start.detach(), sds, flat)
 
 
+def fourier_power(
+    images: Float[Tensor, "n channel size size"],
+) -> tuple[Float[Tensor, "size size"], Float[Tensor, "n size size"]]:
+    """(frequency in waves a pixel, energy) of every coefficient of `images`, colours summed, the mean left out."""
+    images = images - images.mean((-1, -2), keepdim=True)
+    rows = torch.fft.fftfreq(images.shape[-1], dtype=torch.float64)
+    power = torch.fft.fft2(images.double()).abs().square().sum(1)
+    return torch.hypot(rows[:, None], rows), power
+
+
 def spectrum(images: Float[Tensor, "n channel size size"], bins: int = 24) -> tuple[Tensor, Tensor]:
     """(frequency in waves a pixel [bin], energy [n bin]) of `images`, colours summed, the mean left out.
 
     Energy is averaged over all directions in rings up to Nyquist, ½; `bins` rings of equal width.
     """
-    images = images - images.mean((-1, -2), keepdim=True)
-    size = images.shape[-1]
-    power = torch.fft.fft2(images.double()).abs().square().sum(1).flatten(1)
-    rows = torch.fft.fftfreq(size, dtype=torch.float64)
-    ring = (torch.hypot(rows[:, None], rows).flatten() * 2 * bins).long()
+    frequency, power = (part.flatten(-2) for part in fourier_power(images))
+    ring = (frequency * 2 * bins).long()
     inside = ring < bins
     member = F.one_hot(ring[inside], bins).double()
     return (torch.arange(bins) + 0.5) / (2 * bins), power[:, inside] @ member / member.sum(0)
@@ -235,8 +239,5 @@ def high_share(images: Float[Tensor, "n channel size size"]) -> Float[Tensor, "n
 
     White noise has .80 of it there, a photograph a few hundredths. The mean counts for nothing.
     """
-    images = images - images.mean((-1, -2), keepdim=True)
-    power = torch.fft.fft2(images.double()).abs().square().sum(1)
-    rows = torch.fft.fftfreq(images.shape[-1], dtype=torch.float64)
-    high = torch.hypot(rows[:, None], rows) > 0.25
-    return (power * high).sum((-1, -2)) / power.sum((-1, -2)).clamp(min=1e-12)
+    frequency, power = fourier_power(images)
+    return (power * (frequency > 0.25)).sum((-1, -2)) / power.sum((-1, -2)).clamp(min=1e-12)
