@@ -9,22 +9,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from mi_course import corpora, lenses, pretrained
 from mi_course.files import read_checked, save_checked, with_suffix
 from mi_course.models import TinyConfig, TinyTransformer, next_token_loss
-from mi_course.recipes.recipe import Recipe
-from mi_course.training import Checkpoint, TrainConfig, fit
+from mi_course.recipes.recipe import Recipe, TinyRecipe, in_half
+from mi_course.training import Checkpoint, TrainConfig
 
 NAME = "smollm2-135m-instruct"
 LAYERS = (5, 10, 15, 20, 25, 28)
-
-
-def in_half(numbers: int) -> float:
-    """Megabytes of so many numbers in 16-bit floats."""
-    return round(numbers * 2 / 1e6, 1)
 
 
 def remove_pair(path: Path) -> None:
@@ -114,11 +108,8 @@ def begun(partial: Path, recipe: Recipe) -> tuple[dict, int, float]:
 
 
 @dataclass(frozen=True)
-class DeepRecipe(Recipe):
+class DeepRecipe(TinyRecipe):
     """A small language model with enough layers to follow a lens through them: six, on Python text."""
-
-    training: TrainConfig = TrainConfig(steps=400, lr=5e-3, optimizer="muon")  # noqa: RUF009 (it is frozen)
-    batch: int = 16
 
     @property
     def config(self) -> TinyConfig:
@@ -126,36 +117,25 @@ class DeepRecipe(Recipe):
         return TinyConfig(n_layers=6, n_heads=4, d_model=96, d_vocab=512, n_ctx=128, d_mlp=384, act="gelu",
                           norm="rmsnorm", positions="rotary", seed=self.seed)  # fmt: skip
 
-    @property
-    def megabytes(self) -> float:
-        """Weights in 16-bit floats."""
-        return in_half(sum(p.numel() for p in TinyTransformer(self.config).parameters()))
+    def sampler(self) -> corpora.Sampler:
+        """Windows of Python's documentation."""
+        return corpora.python_text(512).windows(128, self.batch, seed=self.seed)
 
-    def make(self, out: Path, device: str, progress: bool) -> Path:
-        """Weights in 16-bit floats, and a card with the held-out loss of what was saved."""
-        model, corpus, partial = (
-            TinyTransformer(self.config),
-            corpora.python_text(512),
-            out / f"{self.stem}.partial",
-        )
-        history = fit(model, corpus.windows(128, self.batch, seed=self.seed), self.training, checkpoint=partial,
-                      progress=progress)  # fmt: skip
+    def final(self, model: TinyTransformer) -> dict[str, Any]:
+        """Held-out loss of the `model`, in nats, and the text."""
+        corpus = corpora.python_text(512)
         held = corpus.held_out_windows(64, 128, seed=17)
-        with torch.no_grad():
-            loss = float(next_token_loss(model.half().float()(held), held))
-        card = self.provenance(history.seconds, device) | {"tokens": history.tokens, "corpus": repr(corpus),
-                "fingerprint": corpus.fingerprint, "final": {"held_out": round(loss, 4)}}  # fmt: skip
-        path = model.save(out / self.stem, half=True, **card)
-        partial.unlink()
-        return path
+        loss = float(next_token_loss(model(held), held))
+        return {
+            "corpus": repr(corpus),
+            "fingerprint": corpus.fingerprint,
+            "final": {"held_out": round(loss, 4)},
+        }
 
 
 @dataclass(frozen=True)
-class HiddenStepRecipe(Recipe):
+class HiddenStepRecipe(TinyRecipe):
     """The small model of a planted language with a step that is never said (`lenses.HiddenStep`)."""
-
-    training: TrainConfig = TrainConfig(steps=800, lr=2e-3, weight_decay=0.1)  # noqa: RUF009 (it is frozen)
-    batch: int = 128
 
     @property
     def language(self) -> lenses.HiddenStep:
@@ -167,36 +147,32 @@ class HiddenStepRecipe(Recipe):
         """Its shape."""
         return lenses.hidden_step_config(self.language.d_vocab, self.seed)
 
-    @property
-    def megabytes(self) -> float:
-        """Weights in 16-bit floats."""
-        return in_half(sum(p.numel() for p in TinyTransformer(self.config).parameters()))
+    def begin(self) -> TinyTransformer:
+        """Narrowed, so that the step must pass where a lens can look."""
+        return lenses.narrowed(TinyTransformer(self.config))
 
-    def make(self, out: Path, device: str, progress: bool) -> Path:
-        """Weights in 16-bit floats, and a card with the shares of questions that are answered right."""
-        model, partial = lenses.narrowed(TinyTransformer(self.config)), out / f"{self.stem}.partial"
-        history = fit(model, self.language.batches(self.batch, seed=self.seed), self.training, checkpoint=partial,
-                      progress=progress)  # fmt: skip
-        model = model.half().float().eval()
+    def sampler(self) -> corpora.Sampler:
+        """Sequences of the language."""
+        return self.language.batches(self.batch, seed=self.seed)
+
+    def final(self, model: TinyTransformer) -> dict[str, Any]:
+        """The share of questions that the `model` answers right, of trained and of held-out pairs."""
         share = {}
-        for trained in (True, False):
+        for name, trained in (("trained", True), ("held_out", False)):
             asked, _ = self.language.all_questions(trained)
-            with torch.no_grad():
-                said = model(asked)[:, lenses.ASKED].argmax(-1)
-            share["trained" if trained else "held_out"] = round(
-                float((said == asked[:, -1]).float().mean()), 4
-            )
-        path = model.save(out / self.stem, half=True, **self.provenance(history.seconds, device), final=share)
-        partial.unlink()
-        return path
+            said = model(asked)[:, lenses.ASKED].argmax(-1)
+            share[name] = round(float((said == asked[:, -1]).float().mean()), 4)
+        return {"final": share}
 
 
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        DeepRecipe("deep-6l", "six layers with MLPs on Python text: what lenses are followed through"),
-        HiddenStepRecipe("hidden-step", "four layers on a planted language with a step that is never said"),
+        DeepRecipe("deep-6l", "six layers with MLPs on Python text: what lenses are followed through",
+                   TrainConfig(steps=400, lr=5e-3, optimizer="muon")),
+        HiddenStepRecipe("hidden-step", "four layers on a planted language with a step that is never said",
+                         TrainConfig(steps=800, lr=2e-3, weight_decay=0.1), batch=128),
         TunedRecipe("smollm2-tuned", "trained translators of SmolLM2 at six layers"),
         JacobianRecipe("smollm2-jacobian", "the Jacobian lens of SmolLM2 at six layers"),
     )
-}
+}  # fmt: skip

@@ -11,7 +11,10 @@ from typing import Any
 import torch
 
 from mi_course import files
+from mi_course.corpora import Sampler
 from mi_course.errors import CourseError
+from mi_course.models import TinyConfig, TinyTransformer
+from mi_course.training import TrainConfig, fit
 
 
 @dataclass(frozen=True)
@@ -106,3 +109,56 @@ class Recipe:
             "threads": torch.get_num_threads(),
             "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", *packages)},
         }  # fmt: skip
+
+
+def in_half(numbers: int) -> float:
+    """Megabytes of so many `numbers` in 16-bit floats."""
+    return round(numbers * 2 / 1e6, 1)
+
+
+@dataclass(frozen=True)
+class TinyRecipe(Recipe):
+    """A small transformer that is trained from nothing and shipped in 16-bit floats.
+
+    A kind of it says its `config`, the batches it reads (`sampler`) and what is measured at the end (`final`).
+
+    Args:
+        training: steps, rate and optimiser.
+        batch: sequences a step.
+    """
+
+    training: TrainConfig
+    batch: int = 16
+
+    @property
+    def config(self) -> TinyConfig:
+        """Its shape."""
+        raise NotImplementedError
+
+    def begin(self) -> TinyTransformer:
+        """The model before its first step."""
+        return TinyTransformer(self.config)
+
+    def sampler(self) -> Sampler:
+        """What it reads, step by step."""
+        raise NotImplementedError
+
+    def final(self, model: TinyTransformer) -> dict[str, Any]:
+        """What the card says of the `model` as it is saved; its 16-bit numbers are computed in 32 bits."""
+        raise NotImplementedError
+
+    @property
+    def megabytes(self) -> float:
+        """Weights in 16-bit floats."""
+        return in_half(sum(p.numel() for p in TinyTransformer(self.config).parameters()))
+
+    def make(self, out: Path, device: str, progress: bool) -> Path:
+        """Weights and a card with what `final` measures of what was saved."""
+        model, partial = self.begin(), out / f"{self.stem}.partial"
+        history = fit(model, self.sampler(), self.training, checkpoint=partial, progress=progress)
+        with torch.no_grad():
+            measured = self.final(model.half().float().eval())
+        card = self.provenance(history.seconds, device) | {"tokens": history.tokens} | measured
+        path = model.save(out / self.stem, half=True, **card)
+        partial.unlink()
+        return path
