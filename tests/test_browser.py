@@ -164,6 +164,21 @@ def test_no_notebook_scrolls_sideways_on_a_phone(browser, whole_site):
             assert all(url.startswith(("file:", "data:", "blob:")) for url in page.asked)
 
 
+def test_a_verdict_names_its_columns_on_a_phone_and_has_room_for_words_on_a_desk(browser, whole_site):
+    tables = "document.querySelectorAll('.mi-claim table')"
+    labels = f"""Array.from({tables}).flatMap(table => Array.from(table.querySelectorAll('tbody tr')).map(row =>
+        Array.from(row.children).slice(2).map(cell => getComputedStyle(cell, '::before').content.replaceAll('"', '').trim())))"""
+    narrowest = f"Math.min(...Array.from({tables}).map(table => table.querySelector('td').getBoundingClientRect().width))"
+    for path in sorted(whole_site.glob("notebooks/*.html")):
+        with opened(browser, size=PHONE) as page:
+            page.goto(path.as_uri())
+            said = page.evaluate(labels)
+        assert {tuple(row) for row in said} == {("none", "measured", "bound", "met")}, path.name
+        with opened(browser, size={"width": 1300, "height": 900}) as page:  # both side bars are there, too
+            page.goto(path.as_uri())
+            assert page.evaluate(narrowest) >= 150, path.name
+
+
 def test_axe_finds_what_is_wrong(page):
     page.set_content('<html lang="en"><title>t</title><main><img src="data:,"><a href="#"></a></main>')
     assert {finding.split(":")[0] for finding in serious(page)} >= {"image-alt", "link-name"}
