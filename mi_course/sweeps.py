@@ -286,15 +286,22 @@ def _gathered(connected: Any, todo: list[Task], out: Path, progress: bool) -> di
             try:
                 if future.status in ("cancelled", "lost"):
                     raise CancelledError
-                said = "" if future.status == "error" else future.result()
+                said = _what_dask_says(future.exception()) if future.status == "error" else future.result()
             except (OSError, TimeoutError, CancelledError) as error:  # the connection, not the task
                 kept = sum(place(one, out).exists() for one in todo)
                 raise CourseError(
                     f"The scheduler went away: {kept} of {len(todo)} tasks are done and kept; start the sweep again to go on."
                 ) from error
-            if future.status == "error":
-                said = "its worker died, each time it was tried"
             if said:
                 failed[task.name] = said
             bar.update()
     return failed
+
+
+def _what_dask_says(error: BaseException) -> str:
+    """Why a task has no result that never came to say so itself."""
+    from distributed.scheduler import KilledWorker
+
+    if isinstance(error, KilledWorker):
+        return "its worker died, each time it was tried"
+    return f"dask could not run it ({type(error).__name__}: {' '.join(str(error).split())})"

@@ -53,6 +53,13 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Unreadable(str):
+    """A word that JSON can hold and that no other process can read."""
+
+    def __reduce__(self):
+        return fail, (2,)
+
+
 def slow(seconds: float, diary: str, number: int) -> int:
     time.sleep(seconds)
     with open(diary, "a", encoding="utf-8") as file:
@@ -117,6 +124,13 @@ def test_a_task_that_kills_every_worker_is_named(tmp_path):
     sweep = sweeps.run(some, tmp_path, workers=1)
     assert sweep.results == {"fine": 1}
     assert sweep.failed == {"deadly": "its worker died, each time it was tried"}
+
+
+def test_settings_that_do_not_arrive_are_no_dead_worker(tmp_path):
+    sweep = sweeps.run(
+        [sweeps.Task("lost", f"{HERE}:fail", {"size": Unreadable("5")})], tmp_path, workers=1, progress=False
+    )
+    assert "dask could not run it (RuntimeError" in sweep.failed["lost"]
 
 
 @pytest.mark.parametrize(
