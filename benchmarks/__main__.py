@@ -6,7 +6,6 @@ measured them.
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 import sys
@@ -48,7 +47,7 @@ HEADER = """# Measured
 
 Each pair ran in one process, rounds interleaved (A B A B …); the ratio is the median over rounds, with its 10–90% range.
 Absolute times are those of one machine and mean little; ratios above 1 favour the course. Against other libraries'
-autoencoders: [SAE.md](SAE.md).
+autoencoders: [SAE.md](SAE.md). What each notebook takes stands in the README.
 """
 
 
@@ -61,17 +60,6 @@ def import_seconds(statement: str, rounds: int = 7) -> float:
         return time.perf_counter() - start
 
     return median(once(statement) - once("pass") for _ in range(rounds))
-
-
-def notebooks() -> list[str]:
-    """Seconds and memory of each notebook as the last `make run` measured them."""
-    report = HERE.parent / "build" / "run.json"
-    if not report.exists():
-        return ["*(run `make run` first)*"]
-    lines = ["| notebook | seconds | peak MB |", "|---|---|---|"]
-    for name, row in sorted(json.loads(report.read_text())["notebooks"].items()):
-        lines.append(f"| {name} | {row['seconds']:.0f} | {row['peak_mb']:.0f} |")
-    return lines
 
 
 def machine() -> str:
@@ -102,10 +90,9 @@ def main(*chosen: str) -> None:
         sections[name] = "\n".join(lines)
     if not chosen:
         seconds = import_seconds("import mi_course")
-        sections["notebooks"] = "\n".join(notebooks())
         sections["import"] = f"{machine()}\n\n`import mi_course`: {seconds:.3f} s (goal ≤ 0.2 s)."
     Console(width=160).print(table)
-    text = HEADER + "".join(f"\n## {name}\n\n{sections[name]}\n" for name in (*PARTS, "import", "notebooks")
+    text = HEADER + "".join(f"\n## {name}\n\n{sections[name]}\n" for name in (*PARTS, "import")
                             if name in sections)  # fmt: skip
     RESULTS.write_text(text, encoding="utf-8")
 
