@@ -606,3 +606,20 @@ def test_readme_counts_what_the_notebooks_settle():
         len({row.claim.id for row in board.rows}),
         len(board.rows),
     )
+
+
+def test_every_claim_that_fell_short_is_named_once_with_its_verdict():
+    page = (Path(__file__).parent.parent / "docs" / "fell_short.md").read_text(encoding="utf-8")
+    said = [
+        (name, {"not": "not reproduced"}.get(verdict.strip(), verdict.strip()))
+        for names, verdict in re.findall(r"^\| ([^|]*[A-Z]+-\d\d[^|]*)\|([^|]*)\|", page, re.MULTILINE)
+        for name in re.findall(r"[A-Z]+-\d\d", names)
+    ]
+    short = {
+        (claim.id, verdict)
+        for claim in claims.ledger().values()
+        for verdict in claim.verdict.values()
+        if verdict in ("partly", "not reproduced")
+    }
+    assert set(said) == short
+    assert len(said) == len(short)
