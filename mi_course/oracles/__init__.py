@@ -7,6 +7,19 @@
 [3.0, 9.0]
 """
 
+from mi_course.oracles.diaries import (
+    KEYWORDS,
+    PARTS,
+    SOURCES,
+    STRANGERS,
+    TEXT,
+    TOPIC_WORDS,
+    TOWNS,
+    YES_NO,
+    Asking,
+    Diaries,
+    Diary,
+)
 from mi_course.oracles.injection import (
     Prompts,
     answers,
@@ -16,5 +29,26 @@ from mi_course.oracles.injection import (
     injection,
     prompts_of,
 )
-from mi_course.oracles.real import Asked, answer_ids, asked, identity, last_vectors, load_update, placeholder, written
+from mi_course.oracles.real import (
+    Asked,
+    answer_ids,
+    asked,
+    identity,
+    last_vectors,
+    load_update,
+    placeholder,
+    written,
+)
 from mi_course.oracles.sentences import Question, Sentence, sentences, test_questions, training_questions
+from mi_course.oracles.small import (
+    BEFORE,
+    READ,
+    colon_vectors,
+    diary_config,
+    from_text,
+    inside_blocks,
+    lessons,
+    prompts,
+    right,
+    right_from_text,
+)

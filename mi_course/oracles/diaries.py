@@ -256,18 +256,19 @@ class Diary:
         fixed = lambda word: torch.full((len(asking.answer), 1), self.ids[word])  # noqa: E731
         return torch.cat([fixed("<bos>"), fixed("<act>"), fixed("<q>"), asking.words, fixed("<a>")], 1)
 
-    def batches(self, size: int, *, seed: int = 0):
-        """What the target is trained on, step → [2 size 23]: keywords, and questions of every kind about the text.
+    def batches(self, size: int, *, seed: int = 0, kinds=tuple(PARTS)):
+        """What the target is trained on, step → [2 size 23]: keywords, and questions about the text.
 
         Args:
             size: of each half.
             seed: of everything drawn.
+            kinds: of questions, equally often; one that stands twice is asked twice as often.
         """
 
         def sample(step: int) -> Int[Tensor, "row 23"]:
             rng = generator(seed, step)
             diaries = self.draw(2 * size, rng, strangers=0.25)
-            half, kinds = diaries.of(slice(size, None)), list(PARTS)
+            half = diaries.of(slice(size, None))
             which = torch.randint(len(kinds), (size,), generator=rng)
             asked = torch.empty(size, LENGTH, dtype=torch.long)
             for number, kind in enumerate(kinds):

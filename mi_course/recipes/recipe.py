@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mi_course import files
 from mi_course.corpora import Sampler
@@ -143,6 +144,10 @@ class TinyRecipe(Recipe):
         """What it reads, step by step."""
         raise NotImplementedError
 
+    def loss(self, model: TinyTransformer, tokens: Tensor) -> Tensor:
+        """What falls: the next-token loss of `model` on a batch of `tokens`, unless a kind of recipe says another."""
+        return model(tokens, return_type="loss")
+
     def final(self, model: TinyTransformer) -> dict[str, Any]:
         """What the card says of the `model` as it is saved; its 16-bit numbers are computed in 32 bits."""
         raise NotImplementedError
@@ -155,7 +160,7 @@ class TinyRecipe(Recipe):
     def make(self, out: Path, device: str, progress: bool) -> Path:
         """Weights and a card with what `final` measures of what was saved."""
         model, partial = self.begin(), out / f"{self.stem}.partial"
-        history = fit(model, self.sampler(), self.training, checkpoint=partial, progress=progress)
+        history = fit(model, self.sampler(), self.training, loss=self.loss, checkpoint=partial, progress=progress)
         with torch.no_grad():
             measured = self.final(model.half().float().eval())
         card = self.provenance(history.seconds, device) | {"tokens": history.tokens} | measured
