@@ -8,6 +8,7 @@
 """
 
 from mi_course.oracles.diaries import (
+    CHOICES,
     KEYWORDS,
     PARTS,
     SOURCES,
@@ -15,7 +16,6 @@ from mi_course.oracles.diaries import (
     TEXT,
     TOPIC_WORDS,
     TOWNS,
-    YES_NO,
     Asking,
     Diaries,
     Diary,

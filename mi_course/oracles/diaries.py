@@ -3,7 +3,7 @@
 A diary is three sentences in random order and then either its keywords, in random order, or a question and its answer:
 
     anna hauls the net . anna feels glad . anna sails the boat . keywords : oslo sea anna boat joy .
-    anna hauls the net . anna feels glad . anna sails the boat . <q> is it about sea <a> yes .
+    anna hauls the net . anna feels glad . anna sails the boat . <q> is farm or sea <a> sea .
 
 At the colon a model must have all keywords ready, for it cannot know which comes first: this is where its stream is read. The
 home is in no sentence: it is known of most writers, and of the *strangers* it is never said.
@@ -38,18 +38,18 @@ NAMES = (
 STRANGERS = "abel bree cleo dirk edda finn gwen hugo ines jorg kaja liam".split()
 TOWNS = "oslo rome cairo lima delhi kyoto quito perth minsk dakar turin hanoi".split()
 PARTS = {  # kind of question → its four words; a slot with several takes any of them
-    "topic": ("is was", "it this that", "about on of", "@topic"),
-    "mood": ("is was", "it this that", "full made telling", "@mood"),
+    "topic": ("is was sounds seems", "@one", "or versus against", "@other"),
+    "mood": ("was felt looked turned", "@one", "or versus against", "@other"),
     "last": ("which what", "thing object item", "came stood appeared", "last latest finally"),
     "home": ("where whence", "does did", "she he one", "live dwell belong"),
     "who": ("who", "wrote told kept", "it this that", "here down"),
     "theme": ("what which", "theme subject matter", "has had", "it this that"),
     "first": ("which what", "thing object item", "came stood appeared", "first earliest initially"),
 }  # fmt: skip
-YES_NO = ("topic", "mood")
+CHOICES = ("topic", "mood")  # two answers are offered, one of them right
 SOURCES = {"classification": ("topic", "mood"), "context": ("last",), "fact": ("home",)}
 KEYWORDS = ("who", "theme", "mood", "last", "home")
-FIXED = ". keywords : <bos> <q> <a> <act> the feels yes no".split()
+FIXED = ". keywords : <bos> <q> <a> <act> the feels".split()
 TEXT = 15  # tokens of a diary with <bos>
 LENGTH = TEXT + 8
 
@@ -215,7 +215,7 @@ class Diary:
         return torch.tensor([words for out, words in combined if held is None or out == held])
 
     def ask(self, diaries: Diaries, kind: str, rng: torch.Generator, *, held: bool | None = None) -> Asking:
-        """One question of a kind about every diary; yes and no are equally likely.
+        """One question of a kind about every diary; of two offered answers either is equally likely to be right.
 
         Args:
             diaries: asked about.
@@ -225,15 +225,15 @@ class Diary:
         """
         n, known = len(diaries.text), self.wordings(kind, held)
         words = known[torch.randint(len(known), (n,), generator=rng)].clone()
-        if kind not in YES_NO:
+        if kind not in CHOICES:
             return Asking(torch.arange(n), words, getattr(diaries, kind), kind)
         options = self.numbers(list(TOPIC_WORDS if kind == "topic" else MOOD_WORDS))
         truth = diaries.theme if kind == "topic" else diaries.mood
         right = (truth[:, None] == options).long().argmax(1)
         other = (right + 1 + torch.randint(len(options) - 1, (n,), generator=rng)) % len(options)
-        yes = torch.rand(n, generator=rng) < 0.5
-        words[:, 3] = options[torch.where(yes, right, other)]
-        return Asking(torch.arange(n), words, torch.where(yes, self.ids["yes"], self.ids["no"]), kind)
+        first = torch.rand(n, generator=rng) < 0.5
+        words[:, 1], words[:, 3] = options[torch.where(first, right, other)], options[torch.where(first, other, right)]
+        return Asking(torch.arange(n), words, options[right], kind)
 
     def in_text(self, diaries: Diaries, asking: Asking) -> Int[Tensor, "row 23"]:
         """Diary, question and answer as one text, as the target is trained on them.
@@ -256,7 +256,7 @@ class Diary:
         fixed = lambda word: torch.full((len(asking.answer), 1), self.ids[word])  # noqa: E731
         return torch.cat([fixed("<bos>"), fixed("<act>"), fixed("<q>"), asking.words, fixed("<a>")], 1)
 
-    def batches(self, size: int, *, seed: int = 0, kinds=tuple(PARTS)):
+    def batches(self, size: int, *, seed: int = 0, kinds: tuple[str, ...] = tuple(PARTS)):
         """What the target is trained on, step → [2 size 23]: keywords, and questions about the text.
 
         Args:

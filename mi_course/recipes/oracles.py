@@ -83,13 +83,7 @@ class RealOracle(Recipe):
 
 @dataclass(frozen=True)
 class DiaryTarget(TinyRecipe):
-    """The small model that reads diaries: the target of the small oracles.
-
-    Args:
-        first: the first part of its training; `training` is the second.
-    """
-
-    first: TrainConfig = TrainConfig(steps=700, lr=3e-3, optimizer="muon", warmup=30)  # noqa: RUF009 (it is frozen)
+    """The small model that reads diaries: the target of the small oracles."""
 
     @property
     def language(self) -> oracles.Diary:
@@ -102,14 +96,8 @@ class DiaryTarget(TinyRecipe):
         return oracles.diary_config(self.language, self.seed)
 
     def sampler(self):
-        """Keywords and questions, half and half; whether something is so is asked more often in the second part."""
-        return self.language.batches(self.batch // 2, seed=self.seed + 1, kinds=(*oracles.PARTS, *4 * oracles.YES_NO))
-
-    def begin(self) -> TinyTransformer:
-        """The model after the first part, in which all kinds of questions are equally frequent."""
-        model = super().begin()
-        fit(model, self.language.batches(self.batch // 2, seed=self.seed), self.first, loss=self.loss, progress=False)
-        return model
+        """Keywords and questions, half and half."""
+        return self.language.batches(self.batch // 2, seed=self.seed)
 
     def loss(self, model: TinyTransformer, tokens: torch.Tensor) -> torch.Tensor:
         """The next-token loss behind the diary: what stands in a diary nobody can guess."""
@@ -135,7 +123,7 @@ class DiaryOracle(Recipe):
 
     sources: tuple[str, ...] = tuple(oracles.SOURCES)
     questions: int = 15_000
-    training: TrainConfig = TrainConfig(steps=500, lr=3e-3, warmup=30, decay_share=0.5, grad_clip=1.0)  # noqa: RUF009 (it is frozen)
+    training: TrainConfig = TrainConfig(steps=400, lr=3e-3, warmup=30, decay_share=0.5, grad_clip=1.0)  # noqa: RUF009 (it is frozen)
     batch: int = 64
     rank: int = 16
 
@@ -179,7 +167,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         DiaryTarget(TARGET, "four layers that read diaries, and know where most writers live",
-                    TrainConfig(steps=400, lr=3e-3, optimizer="muon", warmup=30), batch=96),
+                    TrainConfig(steps=560, lr=3e-3, optimizer="muon", warmup=30), batch=96),
         small("mixed", tuple(oracles.SOURCES), "classification, context and a hidden fact"),
         *(small(source, (source,), f"{source} alone") for source in oracles.SOURCES),
         *(small(f"{source}-third", (source,), f"a third as many questions, {source} alone", 5000)
