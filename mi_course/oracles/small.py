@@ -12,7 +12,7 @@ from mi_course.models import TinyConfig, TinyTransformer
 from mi_course.oracles.diaries import PARTS, SOURCES, Asking, Diaries, Diary
 from mi_course.oracles.injection import Prompts, answers
 
-READ = 2  # the layer before which a vector is read: half of the depth
+READ = 3  # the layer before which a vector is read: three quarters of the depth
 BEFORE = 2  # the layer before which it goes in: after layer 1
 
 
