@@ -26,6 +26,7 @@ probing        10  what can be read, what is used, and what is left when it is g
 lenses         11  what a model is about to say, layer by layer, and credit from gradients
 explanations   13  the explanations everyone else uses, beside a known mechanism
 vision         14  what units of an image network answer to, and pictures made to please them
+oracles        15  a model that is asked in words about activations, and its rivals
 
 checks         exercises that check themselves
 recipes        how everything shipped was trained, and is trained again
