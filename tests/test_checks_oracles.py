@@ -36,7 +36,9 @@ def chance_by_pairs(prompts, answers):
 
 
 def leaks(templates, yes, limit):
-    return [int(t) for t in templates.unique() if abs(yes[templates == t].float().mean() - 0.5) > limit + 1e-6]
+    return [
+        int(t) for t in templates.unique() if abs(yes[templates == t].float().mean() - 0.5) > limit + 1e-6
+    ]
 
 
 def leaks_by_counts(templates, yes, limit):

@@ -132,7 +132,9 @@ def test_what_is_saved_is_what_was_trained(small):
     plain, tokens = copy.deepcopy(small), torch.arange(8)[None]
     updates = training.low_rank(small, oracles.inside_blocks, rank=3, seed=1)
     config = training.TrainConfig(steps=5, lr=0.01, warmup=0)
-    training.fit(updates, lambda step: tokens, config, loss=lambda _, t: small(t, return_type="loss"), progress=False)
+    training.fit(
+        updates, lambda step: tokens, config, loss=lambda _, t: small(t, return_type="loss"), progress=False
+    )
     saved, before = updates.tensors(torch.float32), plain(tokens)
     with training.updated(plain, saved):
         assert torch.allclose(plain(tokens), small(tokens), atol=1e-5)
@@ -167,9 +169,13 @@ def test_updates_that_cannot_be(small):
     with pytest.raises(CourseError, match="No weight was chosen"):
         training.low_rank(small, lambda name: False)
     with pytest.raises(CourseError, match="another model"):
-        training.add_update(small, {"blocks.9.mlp.W_in.A": torch.ones(2, 1), "blocks.9.mlp.W_in.B": torch.ones(1, 2)})
+        training.add_update(
+            small, {"blocks.9.mlp.W_in.A": torch.ones(2, 1), "blocks.9.mlp.W_in.B": torch.ones(1, 2)}
+        )
     with pytest.raises(CourseError, match="has shape"):
-        training.add_update(small, {"blocks.0.mlp.W_in.A": torch.ones(2, 1), "blocks.0.mlp.W_in.B": torch.ones(1, 2)})
+        training.add_update(
+            small, {"blocks.0.mlp.W_in.A": torch.ones(2, 1), "blocks.0.mlp.W_in.B": torch.ones(1, 2)}
+        )
 
 
 def test_a_linear_layer_learns_by_its_update():
@@ -195,7 +201,9 @@ def test_a_diary_says_what_is_true_of_it_and_never_the_home(diaries):
         assert last in text and diaries.who[row] in text and diaries.first[row] in text
         assert text.index(int(diaries.first[row])) < text.index(last)
         assert diaries.home[row] not in text
-    assert DIARY.homes == {DIARY.say(w): DIARY.say(h) for w, h in zip(diaries.who, diaries.home)} | DIARY.homes
+    assert (
+        DIARY.homes == {DIARY.say(w): DIARY.say(h) for w, h in zip(diaries.who, diaries.home)} | DIARY.homes
+    )
 
 
 def test_every_town_has_two_homes_and_strangers_none():
@@ -210,7 +218,10 @@ def test_keywords_are_all_there_in_more_than_one_order(diaries):
     written = DIARY.keywords(diaries, generator(0, 7))[:, 17:22]
     labels = torch.stack([getattr(diaries, kind) for kind in oracles.KEYWORDS], 1)
     assert torch.equal(written.sort(1).values, labels.sort(1).values)
-    assert len({tuple((row[:, None] == label).long().argmax(0).tolist()) for row, label in zip(written, labels)}) > 50
+    assert (
+        len({tuple((row[:, None] == label).long().argmax(0).tolist()) for row, label in zip(written, labels)})
+        > 50
+    )
 
 
 def test_held_out_documents_share_no_pair_of_writer_and_topic():
@@ -328,18 +339,25 @@ def test_recipes_say_the_size_of_what_they_ship(name):
 def test_a_stopped_recipe_goes_on_where_it_was(tmp_path):
     from dataclasses import replace
 
-    short = replace(recipes.find("oracle-fact"), questions=300, training=training.TrainConfig(steps=6, warmup=0))
+    short = replace(
+        recipes.find("oracle-fact"), questions=300, training=training.TrainConfig(steps=6, warmup=0)
+    )
     whole = short.train(out=tmp_path / "whole", progress=False)
     assert files.read_checked(whole)[1]["sources"] == ["fact"]
     again = short.train(out=tmp_path / "again", progress=False)
     assert files.read_checked(whole)[0].keys() == files.read_checked(again)[0].keys()
-    assert all(torch.equal(a, b) for a, b in zip(*(files.read_checked(p)[0].values() for p in (whole, again)), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(*(files.read_checked(p)[0].values() for p in (whole, again)), strict=True)
+    )
 
 
 @real_is_here
 def test_a_real_model_is_asked_from_its_own_streams():
     real = pretrained.load(REAL)
-    asked = oracles.asked(real, ["Is this about music?", "Is this about war or peace?", "Is this about music?"], 15)
+    asked = oracles.asked(
+        real, ["Is this about music?", "Is this about war or peace?", "Is this about music?"], 15
+    )
     assert len(asked.streams) == 2
     v = oracles.last_vectors(real, ["Anna heard a song.", "It rained.", "Tom will see a tank tomorrow."], 15)
     assert torch.allclose(v[1], oracles.last_vectors(real, ["It rained."], 15)[0], atol=1e-2)

@@ -91,7 +91,9 @@ def check_chance(function: object) -> None:
 def leaks(templates: Tensor, yes: Tensor, limit: float) -> list[int]:
     """Templates whose share of yes is farther than `limit` from one half."""
     return [
-        int(one) for one in templates.unique() if abs(float(yes[templates == one].double().mean()) - 0.5) > limit + 1e-9
+        int(one)
+        for one in templates.unique()
+        if abs(float(yes[templates == one].double().mean()) - 0.5) > limit + 1e-9
     ]
 
 
@@ -124,7 +126,15 @@ def check_template(function: object) -> None:
     def named(found):
         return sorted(int(one) for one in found) if isinstance(found, (list, tuple, set, Tensor)) else found
 
-    check_through(named, "leak", function, leaks, cases, mistakes, say="a wording that goes with its answer needs no activation")
+    check_through(
+        named,
+        "leak",
+        function,
+        leaks,
+        cases,
+        mistakes,
+        say="a wording that goes with its answer needs no activation",
+    )
 
 
 def two_numbers(found):
@@ -147,13 +157,21 @@ def check_shuffle(function: object) -> None:
         for x in (*found, again):
             place = (x[:, None] == v).all(-1)  # new row, old row
             if bool(place.diagonal().any()):
-                raise CheckFailed(f"{exercise}: some question keeps its own vector, and is then answered rightly for a good reason.")
+                raise CheckFailed(
+                    f"{exercise}: some question keeps its own vector, and is then answered rightly for a good reason."
+                )
             if not bool(place.any(1).all()):
-                raise CheckFailed(f"{exercise}: there are rows that are no text's vector: shuffle whole rows, and leave them whole.")
+                raise CheckFailed(
+                    f"{exercise}: there are rows that are no text's vector: shuffle whole rows, and leave them whole."
+                )
             if not bool((place.sum(0) == 1).all()):
-                raise CheckFailed(f"{exercise}: some vector is used twice and another never: each goes to one other question.")
+                raise CheckFailed(
+                    f"{exercise}: some vector is used twice and another never: each goes to one other question."
+                )
         if not torch.equal(found[0], again):
-            raise CheckFailed(f"{exercise}: the same seed gives another order each time: let the seed decide.")
+            raise CheckFailed(
+                f"{exercise}: the same seed gives another order each time: let the seed decide."
+            )
         if n > 10 and all(torch.equal(found[0], x) for x in found[1:]):
             raise CheckFailed(f"{exercise}: every seed gives the same order.")
     passed(exercise, "right vectors, wrong questions")
@@ -192,10 +210,21 @@ def check_interval(function: object) -> None:
             gap(a, b).abs().mean(), 1.96 * gap(a, b).abs().std() / len(a) ** 0.5),
     }  # fmt: skip
 
-    check_through(two_numbers, "interval", function, paired, cases, mistakes, atol=6e-3, say="the same questions: a pair each")
+    check_through(
+        two_numbers,
+        "interval",
+        function,
+        paired,
+        cases,
+        mistakes,
+        atol=6e-3,
+        say="the same questions: a pair each",
+    )
 
 
-def split(documents: Tensor, templates: Tensor, held_documents: list, held_templates: list, join=None) -> list[list[bool]]:
+def split(
+    documents: Tensor, templates: Tensor, held_documents: list, held_templates: list, join=None
+) -> list[list[bool]]:
     """Rows to train on and rows to test on."""
     there = lambda x, held: torch.isin(x, torch.tensor(held))
     a, b = there(documents, held_documents), there(templates, held_templates)
@@ -226,11 +255,17 @@ def check_split(function: object) -> None:
 
     def listed(found):
         rows = (list, tuple, Tensor)
-        if isinstance(found, (list, tuple)) and len(found) == 2 and all(isinstance(part, rows) for part in found):
+        if (
+            isinstance(found, (list, tuple))
+            and len(found) == 2
+            and all(isinstance(part, rows) for part in found)
+        ):
             return [[bool(row) for row in part] for part in found]
         return found
 
-    check_through(listed, "split", function, split, cases, mistakes, say="new documents and new wordings, both at once")
+    check_through(
+        listed, "split", function, split, cases, mistakes, say="new documents and new wordings, both at once"
+    )
 
 
 def premises(said_yes: Tensor, premise: Tensor) -> Tensor:
@@ -259,7 +294,15 @@ def check_premise(function: object) -> None:
             lambda s, p: torch.stack([mean(~p[s]), mean(p[~s])]),
     }  # fmt: skip
 
-    check_through(two_numbers, "premise", function, premises, cases, mistakes, say="one rate means nothing without the other")
+    check_through(
+        two_numbers,
+        "premise",
+        function,
+        premises,
+        cases,
+        mistakes,
+        say="one rate means nothing without the other",
+    )
 
 
 def thin(W: Tensor, A: Tensor, B: Tensor) -> Tensor:
@@ -271,7 +314,8 @@ def thin(W: Tensor, A: Tensor, B: Tensor) -> Tensor:
 def check_low_rank(function: object) -> None:
     """Exercise 8: a low-rank update, and how many numbers it has."""
     cases = [
-        (random(r, c, seed=r), random(r, k, seed=c), random(k, c, seed=k + 3)) for r, c, k in ((6, 4, 1), (5, 9, 2), (8, 8, 3))
+        (random(r, c, seed=r), random(r, k, seed=c), random(k, c, seed=k + 3))
+        for r, c, k in ((6, 4, 1), (5, 9, 2), (8, 8, 3))
     ]
     joined = lambda W, share: torch.cat([W.flatten(), torch.tensor([float(share)])])
     mistakes = {

@@ -39,7 +39,15 @@ from mi_course.oracles.real import (
     placeholder,
     written,
 )
-from mi_course.oracles.sentences import TOPICS, UNSEEN, Question, Sentence, sentences, test_questions, training_questions
+from mi_course.oracles.sentences import (
+    TOPICS,
+    UNSEEN,
+    Question,
+    Sentence,
+    sentences,
+    test_questions,
+    training_questions,
+)
 from mi_course.oracles.small import (
     BEFORE,
     READ,

@@ -32,9 +32,7 @@ TOPIC_WORDS = {  # topic → (verbs, objects)
     "garden": ("plants waters trims weeds", "rose hedge lawn seed tulip bush"),
 }
 MOOD_WORDS = {"joy": "glad happy merry cheerful pleased", "grief": "sad gloomy upset weary bitter"}
-NAMES = (
-    "anna bela carl dora emil fina gus hana ivo jana karl lena milo nora otto pia rolf sara tom uta vera will xenia yan".split()
-)
+NAMES = "anna bela carl dora emil fina gus hana ivo jana karl lena milo nora otto pia rolf sara tom uta vera will xenia yan".split()
 STRANGERS = "abel bree cleo dirk edda finn gwen hugo ines jorg kaja liam".split()
 TOWNS = "oslo rome cairo lima delhi kyoto quito perth minsk dakar turin hanoi".split()
 PARTS = {  # kind of question → its four words; a slot with several takes any of them
@@ -55,7 +53,17 @@ LENGTH = TEXT + 8
 
 
 class Diaries(NamedTuple):
-    """What is true of each diary, as numbers of words in the vocabulary."""
+    """What is true of each diary, as numbers of words in the vocabulary.
+
+    Args:
+        text: `<bos>` and three sentences.
+        who: the writer.
+        theme: the topic.
+        mood: joy or grief.
+        first: the first object.
+        last: the last object.
+        home: the writer's, in no text; "." where it is not known.
+    """
 
     text: Int[Tensor, "row 15"]  # <bos> and three sentences
     who: Int[Tensor, "row"]
@@ -71,7 +79,14 @@ class Diaries(NamedTuple):
 
 
 class Asking(NamedTuple):
-    """Questions, one a row, with their answers."""
+    """Questions, one a row, with their answers.
+
+    Args:
+        diary: number of the diary.
+        words: of the question.
+        answer: the right one.
+        kind: one of `PARTS`.
+    """
 
     diary: Int[Tensor, "row"]  # number of the diary
     words: Int[Tensor, "row 4"]
@@ -135,7 +150,9 @@ class Diary:
 
     # -- diaries ---------------------------------------------------------------------------------
 
-    def draw(self, n: int, rng: torch.Generator, *, strangers: float | int = 0.0, held: bool | None = None) -> Diaries:
+    def draw(
+        self, n: int, rng: torch.Generator, *, strangers: float | int = 0.0, held: bool | None = None
+    ) -> Diaries:
         """Diaries drawn at random.
 
         Args:
@@ -152,7 +169,8 @@ class Diary:
         strange = torch.rand(n, generator=rng) < strangers
         name = torch.where(strange, self.numbers(STRANGERS)[pick(len(STRANGERS))], self.numbers(NAMES)[who])
         verbs, objects = (
-            self.numbers(" ".join(bank[i] for bank in TOPIC_WORDS.values())).view(len(TOPIC_WORDS), -1) for i in (0, 1)
+            self.numbers(" ".join(bank[i] for bank in TOPIC_WORDS.values())).view(len(TOPIC_WORDS), -1)
+            for i in (0, 1)
         )
         feelings = self.numbers(" ".join(MOOD_WORDS.values())).view(2, -1)
         one, other = pick(objects.shape[1]), 1 + pick(objects.shape[1] - 1)
@@ -166,10 +184,20 @@ class Diary:
                        first, last, home)  # fmt: skip
 
     def compose(self, name, verbs, first, last, feeling, place) -> Int[Tensor, "row 15"]:
-        """The text: two sentences on what was done, and one on the mood before, between or after them."""
+        """The text: two sentences on what was done, and one on the mood before, between or after them.
+
+        Args:
+            name: of the writer.
+            verbs: [row 2].
+            first: the object of the first sentence.
+            last: that of the other.
+            feeling: a word for the mood.
+            place: 0, 1 or 2: where the sentence on the mood stands.
+        """
         fixed = lambda word: torch.full_like(name, self.ids[word])  # noqa: E731
         acts = [
-            torch.stack([name, verbs[:, i], fixed("the"), thing, fixed(".")], 1) for i, thing in enumerate((first, last))
+            torch.stack([name, verbs[:, i], fixed("the"), thing, fixed(".")], 1)
+            for i, thing in enumerate((first, last))
         ]
         feels = torch.stack([name, fixed("feels"), feeling, fixed(".")], 1)
         orders = [[feels, *acts], [acts[0], feels, acts[1]], [*acts, feels]]
@@ -211,7 +239,9 @@ class Diary:
             raise CourseError(f"There is no kind of question {kind!r}.{nearest(kind, PARTS)}")
         slots = [[0] if slot.startswith("@") else self.numbers(slot).tolist() for slot in PARTS[kind]]
         numbered = [list(enumerate(slot)) for slot in slots]
-        combined = [(sum(i for i, _ in one) % 3 == 2, [word for _, word in one]) for one in product(*numbered)]
+        combined = [
+            (sum(i for i, _ in one) % 3 == 2, [word for _, word in one]) for one in product(*numbered)
+        ]
         return torch.tensor([words for out, words in combined if held is None or out == held])
 
     def ask(self, diaries: Diaries, kind: str, rng: torch.Generator, *, held: bool | None = None) -> Asking:
@@ -232,7 +262,10 @@ class Diary:
         right = (truth[:, None] == options).long().argmax(1)
         other = (right + 1 + torch.randint(len(options) - 1, (n,), generator=rng)) % len(options)
         first = torch.rand(n, generator=rng) < 0.5
-        words[:, 1], words[:, 3] = options[torch.where(first, right, other)], options[torch.where(first, other, right)]
+        words[:, 1], words[:, 3] = (
+            options[torch.where(first, right, other)],
+            options[torch.where(first, other, right)],
+        )
         return Asking(torch.arange(n), words, options[right], kind)
 
     def in_text(self, diaries: Diaries, asking: Asking) -> Int[Tensor, "row 23"]:
@@ -286,7 +319,13 @@ class Diary:
             kind: one of `PARTS`.
         """
         objects = sum(len(bank[1].split()) for bank in TOPIC_WORDS.values())
-        sizes = {"who": len(NAMES), "theme": len(TOPIC_WORDS), "home": len(TOWNS), "first": objects, "last": objects}
+        sizes = {
+            "who": len(NAMES),
+            "theme": len(TOPIC_WORDS),
+            "home": len(TOWNS),
+            "first": objects,
+            "last": objects,
+        }
         return 1 / sizes.get(kind, 2)
 
 

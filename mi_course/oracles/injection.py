@@ -34,7 +34,13 @@ def injected(h: Float[Tensor, "*n d_model"], v: Float[Tensor, "*n d_model"]) -> 
 
 
 class Prompts(NamedTuple):
-    """Questions as tokens, padded on the right to one length."""
+    """Questions as tokens, padded on the right to one length.
+
+    Args:
+        tokens: ids.
+        at: position of each placeholder.
+        end: position whose next token is the answer.
+    """
 
     tokens: Int[Tensor, "row pos"]
     at: Int[Tensor, "row"]  # position of the placeholder

@@ -22,7 +22,9 @@ def placeholder(model) -> int:
     """The id of the placeholder in the vocabulary of `model`."""
     ids = model.tokenizer.encode(PLACE, add_special_tokens=False)
     if len(ids) != 1:
-        raise CourseError(f"This model has no token {PLACE}: it cuts it into {len(ids)}. Choose another placeholder.")
+        raise CourseError(
+            f"This model has no token {PLACE}: it cuts it into {len(ids)}. Choose another placeholder."
+        )
     return ids[0]
 
 
@@ -39,12 +41,21 @@ def written(model, questions: list[str]) -> Prompts:
     }
     longest = max(map(len, said.values()))
     if longest > model.cfg.n_ctx:
-        raise CourseError(f"A question of {longest} tokens does not fit: this model reads n_ctx={model.cfg.n_ctx}.")
+        raise CourseError(
+            f"A question of {longest} tokens does not fit: this model reads n_ctx={model.cfg.n_ctx}."
+        )
     return prompts_of([said[question] for question in questions], placeholder(model))
 
 
 class Asked(NamedTuple):
-    """Questions as a chat model reads them, and the streams with which they enter a layer, each different one once."""
+    """Questions as a chat model reads them, and the streams with which they enter a layer, each different one once.
+
+    Args:
+        prompts: all of them.
+        streams: before `layer`, one for each different prompt.
+        which: the stream of each prompt.
+        layer: before which vectors go in.
+    """
 
     prompts: Prompts
     streams: Float[Tensor, "different pos d_model"]
@@ -116,7 +127,9 @@ def last_vectors(model, texts: list[str], layer: int, batch: int = 32) -> Float[
     """
     ids = [model.tokenizer.encode(text, add_special_tokens=False) for text in texts]
     if not all(ids):
-        raise CourseError(f"Text {next(i for i, row in enumerate(ids) if not row)} is empty: it has no last token.")
+        raise CourseError(
+            f"Text {next(i for i, row in enumerate(ids) if not row)} is empty: it has no last token."
+        )
     found, n = {}, model.cfg.n_layers
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     for some in (order[i : i + batch] for i in range(0, len(order), batch)):

@@ -75,7 +75,14 @@ SHARES = {"topic": 0.5, "mood": 0.15, "time": 0.15, "open": 0.2}  # of the train
 
 
 class Sentence(NamedTuple):
-    """A text and what is true of it."""
+    """A text and what is true of it.
+
+    Args:
+        text: one sentence.
+        topic: of its nouns.
+        mood: good or bad.
+        time: past or future.
+    """
 
     text: str
     topic: str
@@ -84,7 +91,15 @@ class Sentence(NamedTuple):
 
 
 class Question(NamedTuple):
-    """What is asked of which sentence, and the right answer."""
+    """What is asked of which sentence, and the right answer.
+
+    Args:
+        sentence: its number.
+        kind: topic, mood, time or open.
+        asked: in words.
+        answer: Yes, No, or a topic with a capital.
+        label: what a yes would say of it.
+    """
 
     sentence: int  # its number
     kind: str  # topic, mood, time or open
@@ -131,7 +146,9 @@ def sentences(
     for _ in range(n):
         topic, time, mood = draw(list(bank), rng), draw(list(WHEN), rng), draw(list(MOODS), rng)
         nouns = bank[topic].split()
-        noun, other = pair(nouns[-FOR_TEST:] if new_nouns else nouns[:-FOR_TEST], held_out and not new_nouns, rng)
+        noun, other = pair(
+            nouns[-FOR_TEST:] if new_nouns else nouns[:-FOR_TEST], held_out and not new_nouns, rng
+        )
         when = draw(WHEN[time], rng)
         text = draw(frames, rng).format(
             When=when[0].upper() + when[1:], when=when, name=draw(NAMES, rng), noun=noun, other=other,

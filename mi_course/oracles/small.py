@@ -51,7 +51,9 @@ def prompts(language: Diary, asking: Asking) -> Prompts:
         asking: the questions.
     """
     tokens = language.prompts(asking)
-    return Prompts(tokens, torch.ones(len(tokens), dtype=torch.long), torch.full((len(tokens),), tokens.shape[1] - 1))
+    return Prompts(
+        tokens, torch.ones(len(tokens), dtype=torch.long), torch.full((len(tokens),), tokens.shape[1] - 1)
+    )
 
 
 def lessons(
@@ -119,6 +121,8 @@ def from_text(model: TinyTransformer, language: Diary, n: int = 500, *, seed: in
     rng = generator(seed, 71)
     diaries = language.draw(n, rng)
     return {
-        kind: float(right_from_text(model, language, diaries, language.ask(diaries, kind, rng)).double().mean())
+        kind: float(
+            right_from_text(model, language, diaries, language.ask(diaries, kind, rng)).double().mean()
+        )
         for kind in PARTS
     }

@@ -106,7 +106,11 @@ class DiaryTarget(TinyRecipe):
 
     def final(self, model: TinyTransformer) -> dict:
         """Share of questions about unseen diaries that it answers rightly from the text, by kind."""
-        return {"final": {kind: round(share, 4) for kind, share in oracles.from_text(model, self.language).items()}}
+        return {
+            "final": {
+                kind: round(share, 4) for kind, share in oracles.from_text(model, self.language).items()
+            }
+        }
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,9 @@ class DiaryOracle(Recipe):
     def make(self, out: Path, device: str, progress: bool) -> Path:
         """The update and a card; a run that is stopped goes on where it was."""
         target = load(TARGET)
-        vectors, prompts, wanted = oracles.lessons(target, oracles.Diary(), self.sources, self.questions, seed=self.seed)
+        vectors, prompts, wanted = oracles.lessons(
+            target, oracles.Diary(), self.sources, self.questions, seed=self.seed
+        )
         updates = low_rank(target, oracles.inside_blocks, self.rank, seed=self.seed)
         order = torch.randperm(len(wanted), generator=torch.Generator().manual_seed(self.seed))
 
@@ -160,7 +166,9 @@ class DiaryOracle(Recipe):
 
 def small(name: str, sources: tuple[str, ...], what: str, questions: int = 15_000) -> DiaryOracle:
     """An oracle of the diaries' model by what it is trained on."""
-    return DiaryOracle(f"oracle-{name}", f"answers questions on vectors of {TARGET}; trained on {what}", sources, questions)
+    return DiaryOracle(
+        f"oracle-{name}", f"answers questions on vectors of {TARGET}; trained on {what}", sources, questions
+    )
 
 
 RECIPES = {
@@ -173,7 +181,5 @@ RECIPES = {
         *(small(f"{source}-third", (source,), f"a third as many questions, {source} alone", 5000)
           for source in oracles.SOURCES),
         RealOracle("smollm2-oracle", "SmolLM2 answers questions on its own vectors, put in before layer 15"),
-        RealOracle("smollm2-oracle-early", "the same, put in after layer 1", before=2,
-                   training=TrainConfig(steps=320, lr=1e-3, warmup=20, decay_share=0.4, grad_clip=1.0)),
     )
 }  # fmt: skip

@@ -160,7 +160,9 @@ class TinyRecipe(Recipe):
     def make(self, out: Path, device: str, progress: bool) -> Path:
         """Weights and a card with what `final` measures of what was saved."""
         model, partial = self.begin(), out / f"{self.stem}.partial"
-        history = fit(model, self.sampler(), self.training, loss=self.loss, checkpoint=partial, progress=progress)
+        history = fit(
+            model, self.sampler(), self.training, loss=self.loss, checkpoint=partial, progress=progress
+        )
         with torch.no_grad():
             measured = self.final(model.half().float().eval())
         card = self.provenance(history.seconds, device) | {"tokens": history.tokens} | measured
