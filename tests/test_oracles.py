@@ -182,7 +182,11 @@ def test_a_linear_layer_learns_by_its_update():
     layer = nn.Linear(4, 4, bias=False)
     updates = training.low_rank(layer, lambda name: True, rank=1)
     layer(torch.eye(4)).sum().backward()
-    assert updates.parts[0].B.grad.abs().sum() > 0 and layer.parametrizations.weight.original.grad is None
+    assert updates.parts[0].B.grad.abs().sum() > 0 and layer.weight.grad is None
+    with torch.no_grad():
+        updates.parts[0].B.fill_(1.0)
+    x, plain = rows(3, 4), copy.deepcopy(layer.weight)
+    assert torch.allclose(layer(x), x @ (plain + updates.parts[0].A @ updates.parts[0].B).T, atol=1e-5)
 
 
 # -- diaries -----------------------------------------------------------------------------------------

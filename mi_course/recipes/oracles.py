@@ -37,7 +37,7 @@ class RealOracle(Recipe):
     """
 
     before: int = READ
-    training: TrainConfig = TrainConfig(steps=360, lr=1e-3, warmup=20, decay_share=0.4, grad_clip=1.0)  # noqa: RUF009 (it is frozen)
+    training: TrainConfig = TrainConfig(steps=360, lr=5e-4, warmup=30, decay_share=0.4, grad_clip=1.0)  # noqa: RUF009 (it is frozen)
     batch: int = 16
     rank: int = 16
     texts: int = 1000

@@ -1,8 +1,8 @@
 """Low-rank updates (LoRA, Hu et al. 2021): a model is fine-tuned by W + A B, two thin matrices a weight, and nothing else moves.
 
 The `peft` package does this for `nn.Linear` only, so not for the weights of our own transformer, and it is one more package to
-keep in step with torch and transformers; the update itself is one line. PyTorch's parametrisations put it into any weight of
-any model, so it stands here in a few readable lines. Heads stand side by side, as `as_matrix` sets them.
+keep in step with torch and transformers; the update itself is one line. A hook puts it beside a linear layer, and PyTorch's
+parametrisations into any other weight, so it stands here in a few readable lines. Heads stand side by side, as `as_matrix` sets them.
 
 >>> import torch
 >>> from mi_course import models, training
@@ -50,6 +50,16 @@ class LowRank(nn.Module):
         """The weight as it is used: `W` with the update on top."""
         return W + from_matrix(self.A @ self.B, W.shape).to(W.dtype)
 
+    def beside(self, module: nn.Module, given: tuple[Tensor], out: Tensor) -> Tensor:
+        """A linear layer's output with the update's own on top; it is exact also where the layer computes in 16 bits.
+
+        Args:
+            module: the layer, whose weight is [out in].
+            given: what it read.
+            out: what it wrote.
+        """
+        return out + (given[0] @ self.B.T.to(out.dtype)) @ self.A.T.to(out.dtype)
+
 
 class Updates(nn.Module):
     """The thin matrices of one model: all that is trained, and all that is saved.
@@ -93,7 +103,10 @@ def low_rank(model: nn.Module, chosen: Callable[[str], bool], rank: int = 16, *,
         W = getattr(module, last)
         if chosen(name) and W.ndim >= 2:
             parts[name] = LowRank(W, rank, draw)
-            parametrize.register_parametrization(module, last, parts[name], unsafe=True)
+            if isinstance(module, nn.Linear):  # x W + (x A) B: W's own gradient is never computed
+                module.register_forward_hook(parts[name].beside)
+            else:
+                parametrize.register_parametrization(module, last, parts[name], unsafe=True)
     if not parts:
         raise CourseError("No weight was chosen: chosen(name) is False for every name of the model.")
     return Updates(parts)
