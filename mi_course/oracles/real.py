@@ -13,7 +13,6 @@ from torch import Tensor
 from mi_course import files, lenses, pretrained
 from mi_course.errors import CourseError
 from mi_course.oracles.injection import Prompts, ask, checked_vectors, entering, prompts_of
-from mi_course.oracles.sentences import Question
 
 PLACE = "<empty_output>"  # a token of SmolLM2's vocabulary that no text has
 
@@ -73,8 +72,8 @@ class Asked(NamedTuple):
         return ask(model, self.prompts.of(rows), vectors, self.layer, self.streams[self.which[rows]])
 
     @torch.no_grad()
-    def answers(self, model, vectors, batch: int = 32) -> Int[Tensor, "row"]:
-        """The likeliest token after every prompt.
+    def all_logits(self, model, vectors, batch: int = 32) -> Float[Tensor, "row d_vocab"]:
+        """The same for every prompt.
 
         Args:
             model: the oracle.
@@ -83,7 +82,7 @@ class Asked(NamedTuple):
         """
         vectors = checked_vectors(model, vectors, len(self.which))
         parts = torch.arange(len(vectors)).split(batch)
-        return torch.cat([self.logits(model, vectors[part], part).argmax(-1) for part in parts])
+        return torch.cat([self.logits(model, vectors[part], part) for part in parts])
 
 
 def asked(model, questions: list[str], layer: int, batch: int = 32) -> Asked:
@@ -101,18 +100,15 @@ def asked(model, questions: list[str], layer: int, batch: int = 32) -> Asked:
     return Asked(prompts, streams, which, layer)
 
 
-def answer_ids(model, questions: list[Question]) -> Int[Tensor, "row"]:
-    """The first token of each right answer.
+def answer_ids(model, words: list[str]) -> Int[Tensor, "row"]:
+    """The first token of each answer.
 
     Args:
         model: whose vocabulary.
-        questions: with their answers.
+        words: answers, as a chat model would begin its turn with them.
     """
-    first = {
-        word: model.tokenizer.encode(word, add_special_tokens=False)[0]
-        for word in {question.answer for question in questions}
-    }
-    return torch.tensor([first[question.answer] for question in questions])
+    first = {word: model.tokenizer.encode(word, add_special_tokens=False)[0] for word in set(words)}
+    return torch.tensor([first[word] for word in words])
 
 
 @torch.no_grad()

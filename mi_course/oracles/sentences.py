@@ -53,24 +53,20 @@ FRAMES = (  # the last two are held out
     "What {make} {name} {mood} {when} {be} the {noun} and the {other}.",
 )
 HELD_FRAMES = 2
-WORDINGS = {  # kind → (in training, held out); a pair asks for one side and for the other
+WORDINGS = {  # kind → (in training, held out)
     "topic": (
-        ("Is this about {topic}?", "Is the text about {topic}?", "Does this text mention {topic}?",
-         "Is {topic} the topic?", "Does the writer speak of {topic}?"),
-        ("Would you say that the subject is {topic}?", "Is it a sentence on {topic}?"),
+        ("Is this about {a} or {b}?", "Does the text mention {a} or {b}?", "Which is the topic, {a} or {b}?",
+         "Does the writer speak of {a} or {b}?"),
+        ("Would you say the subject is {a} or {b}?", "Is it a sentence on {a} or {b}?"),
     ),
-    "mood": (
-        (("Is the person happy?", "Is the person sad?"), ("Is the mood good?", "Is the mood bad?"),
-         ("Does somebody feel good here?", "Does somebody feel bad here?")),
-        (("Is this a happy text?", "Is this a sad text?"),),
-    ),
+    "mood": (("Is the person {a} or {b}?", "Does somebody feel {a} or {b}?"), ("Is the mood {a} or {b}?",)),
     "time": (
-        (("Is this in the past?", "Is this in the future?"), ("Has this happened?", "Will this happen?"),
-         ("Is this over already?", "Is this still to come?")),
-        (("Is the text about what was?", "Is the text about what will be?"),),
+        ("Is this in the {a} or the {b}?", "Does it happen in the {a} or the {b}?"),
+        ("Does it belong to the {a} or the {b}?",),
     ),
     "open": (("What is this about? Answer in one word.", "Name the topic in one word."), ("In a word, what is the subject?",)),
 }  # fmt: skip
+SAID = {"good": "happy", "bad": "sad", "past": "past", "future": "future"}  # what a question calls it
 SHARES = {"topic": 0.5, "mood": 0.15, "time": 0.15, "open": 0.2}  # of the training questions
 
 
@@ -97,15 +93,15 @@ class Question(NamedTuple):
         sentence: its number.
         kind: topic, mood, time or open.
         asked: in words.
-        answer: Yes, No, or a topic with a capital.
-        label: what a yes would say of it.
+        answer: the right word, with a capital.
+        other: the wrong one that is offered; nothing where none is.
     """
 
     sentence: int  # its number
     kind: str  # topic, mood, time or open
     asked: str
-    answer: str  # Yes, No, or a topic with a capital
-    label: str  # of what a yes would say: a topic, good, past
+    answer: str  # the right word, with a capital
+    other: str  # the wrong one that is offered; nothing where none is
 
 
 def draw(options, rng: torch.Generator):
@@ -162,27 +158,27 @@ def sentences(
 def question(
     number: int, sentence: Sentence, kind: str, held_out: bool, topics: list[str], rng: torch.Generator
 ) -> Question:
-    """One question of a kind about a sentence; yes and no are equally likely.
+    """One question of a kind about a sentence: which of two, either of them first as often, or an open one.
 
     Args:
         number: of the sentence.
         sentence: what is asked about.
         kind: topic, mood, time or open.
         held_out: a wording that training does not have.
-        topics: those that may be asked about.
+        topics: those that may be offered.
         rng: what draws.
     """
     wording = draw(WORDINGS[kind][held_out], rng)
     if kind == "open":
-        return Question(number, kind, wording, sentence.topic.capitalize(), sentence.topic)
-    yes = bool(torch.rand((), generator=rng) < 0.5)
+        return Question(number, kind, wording, sentence.topic.capitalize(), "")
     if kind == "topic":
-        others = [topic for topic in topics if topic != sentence.topic]
-        label = sentence.topic if yes else draw(others, rng)
-        return Question(number, kind, wording.format(topic=label), "Yes" if yes else "No", label)
-    truth, sides = getattr(sentence, kind), list(MOODS if kind == "mood" else WHEN)
-    side = sides.index(truth) if yes else 1 - sides.index(truth)
-    return Question(number, kind, wording[side], "Yes" if yes else "No", sides[side])
+        right = sentence.topic
+        wrong = draw([topic for topic in topics if topic != right], rng)
+    else:
+        truth, sides = getattr(sentence, kind), list(MOODS if kind == "mood" else WHEN)
+        right, wrong = SAID[truth], SAID[sides[1 - sides.index(truth)]]
+    a, b = (right, wrong) if bool(torch.rand((), generator=rng) < 0.5) else (wrong, right)
+    return Question(number, kind, wording.format(a=a, b=b), right.capitalize(), wrong.capitalize())
 
 
 def training_questions(of: list[Sentence], n: int, *, seed: int = 0) -> list[Question]:

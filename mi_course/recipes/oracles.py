@@ -37,10 +37,10 @@ class RealOracle(Recipe):
     """
 
     before: int = READ
-    training: TrainConfig = TrainConfig(steps=360, lr=5e-4, warmup=30, decay_share=0.4, grad_clip=1.0)  # noqa: RUF009 (it is frozen)
+    training: TrainConfig = TrainConfig(steps=200, lr=1e-3, warmup=15, decay_share=0.4, grad_clip=1.0)  # noqa: RUF009 (it is frozen)
     batch: int = 16
     rank: int = 16
-    texts: int = 1000
+    texts: int = 800
 
     @property
     def megabytes(self) -> float:
@@ -59,7 +59,7 @@ class RealOracle(Recipe):
         vectors = oracles.last_vectors(model, [one.text for one in sentences], READ)
         mean = vectors.mean(0)
         asked = oracles.asked(model, [one.asked for one in questions], self.before)
-        of, wanted = torch.tensor([one.sentence for one in questions]), oracles.answer_ids(model, questions)
+        of, wanted = torch.tensor([one.sentence for one in questions]), oracles.answer_ids(model, [one.answer for one in questions])
         updates = low_rank(model, self.chosen, self.rank, seed=self.seed)
 
         def loss(updates, rows):
