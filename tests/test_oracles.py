@@ -10,6 +10,7 @@ from torch import nn
 from mi_course import files, models, oracles, pretrained, recipes, training
 from mi_course.corpora import generator
 from mi_course.errors import CourseError
+from mi_course.recipes.oracles import RealOracle
 
 SHAPE = models.TinyConfig(n_layers=3, n_heads=2, d_model=16, d_vocab=40, n_ctx=12, d_mlp=24, norm="rmsnorm")
 REAL = "smollm2-135m-instruct"
@@ -292,21 +293,22 @@ def test_held_out_sentences_share_no_pair_of_nouns_and_no_frame_with_training():
     assert not new & {noun for pair in pairs[0] for noun in pair}
 
 
-def test_yes_is_as_frequent_as_no_in_every_kind():
+def test_the_right_answer_stands_first_as_often_as_second():
     texts = oracles.sentences(500, held_out=True, seed=3)
     for kind in ("topic", "mood", "time"):
-        said = [q.answer for q in oracles.test_questions(texts, (kind,))]
-        assert 0.42 < said.count("Yes") / len(said) < 0.58
+        asked = oracles.test_questions(texts, (kind,))
+        first = [q.asked.index(q.answer.lower()) < q.asked.index(q.other.lower()) for q in asked]
+        assert 0.42 < sum(first) / len(first) < 0.58
     for held in (False, True):
         asked = oracles.test_questions(texts, held_out=held)
         assert len(asked) == 2000 and all(q.kind in ("topic", "mood", "time") for q in asked)
 
 
-def test_a_yes_is_true():
-    texts = oracles.sentences(200, seed=4)
+def test_the_right_answer_is_true_and_the_other_is_not():
+    texts, called = oracles.sentences(200, seed=4), {"good": "Happy", "bad": "Sad"}
     for q in oracles.test_questions(texts):
-        true = q.label in (texts[q.sentence].topic, texts[q.sentence].mood, texts[q.sentence].time)
-        assert true == (q.answer == "Yes")
+        truth = getattr(texts[q.sentence], q.kind)
+        assert q.answer == called.get(truth, truth.capitalize()) and q.other != q.answer
 
 
 def test_training_never_asks_in_held_out_wordings_or_of_unseen_topics():
@@ -356,6 +358,12 @@ def test_a_stopped_recipe_goes_on_where_it_was(tmp_path):
     )
 
 
+def test_only_attention_from_the_injection_on_is_updated():
+    chosen = RealOracle("x", "y").chosen
+    assert chosen("blocks.15.self_attn.q_proj.weight") and chosen("blocks.29.self_attn.o_proj.weight")
+    assert not chosen("blocks.14.self_attn.q_proj.weight") and not chosen("blocks.20.mlp.up_proj.weight")
+
+
 @real_is_here
 def test_a_real_model_is_asked_from_its_own_streams():
     real = pretrained.load(REAL)
@@ -367,6 +375,6 @@ def test_a_real_model_is_asked_from_its_own_streams():
     assert torch.allclose(v[1], oracles.last_vectors(real, ["It rained."], 15)[0], atol=1e-2)
     whole = oracles.ask(real, asked.prompts, v, 15)
     assert torch.allclose(asked.logits(real, v, torch.arange(3)), whole, atol=1e-3)
-    assert torch.equal(asked.answers(real, v, batch=2), whole.argmax(-1))
+    assert torch.allclose(asked.all_logits(real, v, batch=2), whole, atol=1e-3)
     with pytest.raises(CourseError, match="empty"):
         oracles.last_vectors(real, ["a", ""], 15)
