@@ -59,7 +59,10 @@ class RealOracle(Recipe):
         vectors = oracles.last_vectors(model, [one.text for one in sentences], READ)
         mean = vectors.mean(0)
         asked = oracles.asked(model, [one.asked for one in questions], self.before)
-        of, wanted = torch.tensor([one.sentence for one in questions]), oracles.answer_ids(model, [one.answer for one in questions])
+        of, wanted = (
+            torch.tensor([one.sentence for one in questions]),
+            oracles.answer_ids(model, [one.answer for one in questions]),
+        )
         updates = low_rank(model, self.chosen, self.rank, seed=self.seed)
 
         def loss(updates, rows):
