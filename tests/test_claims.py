@@ -119,7 +119,7 @@ def page(tmp_path):
 def test_every_claim_stands_in_the_ledger():
     assert sorted(ledger()) == sorted(CORE + OTHERS)
     assert sorted(claim.id for claim in ledger().values() if claim.core) == sorted(CORE)
-    assert len(ledger()) == 175
+    assert len(ledger()) == 176
 
 
 def test_every_notebook_has_its_claims():

@@ -1,6 +1,7 @@
 """Injection, low-rank updates, diaries, sentences: what they promise, and bad input in one sentence."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from mi_course import files, models, oracles, pretrained, recipes, training
 from mi_course.corpora import generator
 from mi_course.errors import CourseError
+from mi_course.recipes import oracles as recipe_module
 from mi_course.recipes.oracles import RealOracle
 
 SHAPE = models.TinyConfig(n_layers=3, n_heads=2, d_model=16, d_vocab=40, n_ctx=12, d_mlp=24, norm="rmsnorm")
@@ -342,20 +344,36 @@ def test_recipes_say_the_size_of_what_they_ship(name):
     assert recipe.megabytes == pytest.approx(shipped, rel=0.2, abs=0.1)
 
 
-def test_a_stopped_recipe_goes_on_where_it_was(tmp_path):
-    from dataclasses import replace
-
+def test_a_stopped_recipe_goes_on_where_it_was(tmp_path, monkeypatch):
     short = replace(
         recipes.find("oracle-fact"), questions=300, training=training.TrainConfig(steps=6, warmup=0)
     )
-    whole = short.train(out=tmp_path / "whole", progress=False)
-    assert files.read_checked(whole)[1]["sources"] == ["fact"]
-    again = short.train(out=tmp_path / "again", progress=False)
-    assert files.read_checked(whole)[0].keys() == files.read_checked(again)[0].keys()
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(*(files.read_checked(p)[0].values() for p in (whole, again)), strict=True)
-    )
+    whole = files.read_checked(short.train(out=tmp_path / "whole", progress=False))[0]
+    fit = recipe_module.fit
+    monkeypatch.setattr(recipe_module, "fit", lambda *given, **how: fit(*given, **how, stop_at=3))
+    short.train(out=tmp_path / "cut", progress=False)  # half of it, as a file that says so
+    monkeypatch.setattr(recipe_module, "fit", interrupted(fit))
+    with pytest.raises(KeyboardInterrupt):
+        short.train(out=tmp_path / "again", progress=False)
+    monkeypatch.setattr(recipe_module, "fit", fit)
+    again = files.read_checked(short.train(out=tmp_path / "again", progress=False))[0]
+    half = files.read_checked(tmp_path / "cut" / "oracle-fact")[0]
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert not all(torch.equal(whole[name], half[name]) for name in whole)
+
+
+def interrupted(fit):
+    """`fit`, with Ctrl-C before its fourth step."""
+
+    def stopped(model, sample, config, **how):
+        def cut(step):
+            if step == 3:
+                raise KeyboardInterrupt
+            return sample(step)
+
+        return fit(model, cut, config, **how)
+
+    return stopped
 
 
 def test_only_attention_from_the_injection_on_is_updated():
