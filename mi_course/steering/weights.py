@@ -1,0 +1,95 @@
+"""The same ablation in the weights: no matrix may write along the direction (Arditi et al. 2024, §4.1). Derived in notebook 12."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mi_course.errors import CourseError
+from mi_course.models import TinyTransformer
+from mi_course.steering.directions import Direction, checked_vector
+from mi_course.steering.edits import tensor_of, unit, without
+
+OUT_FIRST = ("o_proj", "down_proj")  # PyTorch's linear maps have the output first: W [d_model d_in]
+
+
+def writers(model) -> dict[str, Tensor]:
+    """Name → every weight of `model` that is added to the stream, as a view [… d_model].
+
+    A `TinyTransformer`: W_E, W_pos, W_O, W_out and the biases b_O, b_out. A bridge around a Llama: the embedding, `o_proj`
+    and `down_proj` of each block.
+    """
+    if isinstance(model, TinyTransformer):
+        ends = ("W_E", "W_pos", "W_O", "b_O", "W_out", "b_out")
+        return {name: p.data for name, p in model.named_parameters() if name.endswith(ends)}
+    found, seen = {}, set()
+    for name, weight in model.original_model.state_dict().items():
+        kind = next((k for k in (*OUT_FIRST, "embed_tokens") if k in name), None)
+        if kind and weight.data_ptr() not in seen:
+            seen.add(weight.data_ptr())
+            if weight.ndim == 2:
+                found[name.replace("._original_component", "")] = weight.T if kind in OUT_FIRST else weight
+            else:
+                found[name.replace("._original_component", "")] = weight
+    if len(found) < 1 + 2 * model.cfg.n_layers:
+        raise CourseError("The writers of this architecture are not known: only Llama's names are.")
+    return found
+
+
+def orthogonal(W: Float[Tensor, "*rows d_model"], vector: Float[Tensor, "d_model"]) -> Float[Tensor, "*rows d_model"]:
+    """W (1 − u uᵀ): a writer whose output has no part along u, for rows that are written.
+
+    Args:
+        W: rows [… d_model]; a bias is one row.
+        vector: of any length; u is it at length 1.
+    """
+    return without(W, vector)
+
+
+@contextmanager
+def orthogonalised(
+    model, vector: Direction | Float[Tensor, "d_model"], *, untie: bool = True, skip: Sequence[str] = ()
+) -> Iterator[None]:
+    """Inside, nothing in the `model` can write along the direction; afterwards its weights are what they were.
+
+    Where the unembedding is the embedding's transpose, the embedding's edit would change what is *read* as well.
+
+    Args:
+        model: a `TinyTransformer` or a bridge around a Llama.
+        vector: a `Direction`, or [d_model] of any length.
+        untie: give the unembedding a copy of its own first.
+        skip: names of writers that are left as they are.
+    """
+    checked_vector(model, vector)
+    if isinstance(model, TinyTransformer) and model.cfg.tied and untie:
+        raise CourseError("This small model is tied: build it with tied=False before its writers are edited.")
+    u, parts = unit(tensor_of(vector)).float(), writers(model)
+    if unknown := set(skip) - set(parts):
+        raise CourseError(f"There is no writer {min(unknown)!r}.")
+    head = None if isinstance(model, TinyTransformer) or not untie else linear_head(model)
+    tied = None if head is None else head.weight
+    kept = {name: W.clone() for name, W in parts.items() if name not in skip}
+    try:
+        if tied is not None:
+            head.weight = nn.Parameter(tied.detach().clone(), requires_grad=False)
+        for name in kept:
+            parts[name].copy_(orthogonal(parts[name], u))
+        yield
+    finally:
+        for name, W in kept.items():
+            parts[name].copy_(W)
+        if tied is not None:
+            head.weight = tied
+
+
+def linear_head(model) -> nn.Linear:
+    """The linear map of a bridge `model` that makes logits."""
+    head = model.original_model.lm_head
+    found = [module for module in head.modules() if isinstance(module, nn.Linear)]
+    if len(found) != 1:
+        raise CourseError("The unembedding of this architecture is not one linear map.")
+    return found[0]
