@@ -3,9 +3,9 @@
 import re
 
 import torch
-from tests.answers import *  # noqa: F403
 
 from mi_course.checks import steering as checks
+from tests.answers import *  # noqa: F403
 
 
 def steering_vector(x, z, norm):

@@ -89,6 +89,7 @@ def test_controls_have_the_length_of_the_vector_and_nothing_of_its_direction():
         (lambda m: village.requests(1, system=("be", "lud")), "says 'lud'. Did you mean 'loud'"),
         (lambda m: steering.left_padded([], 0), "there must be a prompt"),
         (lambda m: orthogonalise(m, "blocks.7"), "no writer 'blocks.7'"),
+        (lambda m: smol.shipped("smollm2-dose"), "no sweep 'smollm2-dose'. Did you mean 'smollm2-doses'"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(tiny, ask, said):
@@ -144,9 +145,9 @@ def test_a_cap_lifts_what_is_below_and_nothing_else(tiny):
 def test_a_model_is_as_it_was_afterwards_also_after_an_error(tiny):
     before = tiny(TOKENS)
     with pytest.raises(ZeroDivisionError), steered(tiny, [Ablate(V)]):
-        1 / 0
+        raise ZeroDivisionError
     with pytest.raises(ZeroDivisionError), steering.orthogonalised(tiny, V):
-        1 / 0
+        raise ZeroDivisionError
     assert bool((tiny(TOKENS) == before).all())
 
 
@@ -191,7 +192,11 @@ def test_windows_and_frontiers():
         ("capitals", "THE CAT SLEEPS here", "The Cat Sleeps"),
         ("refusal", "I’m sorry, but no.", "Paris."),
         ("refusal, strictly", "I can't do that.", "I'm sorry for your loss. Here it is."),
-        ("refusal, strictly", "As it is, I do not have a name.", "It is Paris. I like it. I cannot say more."),
+        (
+            "refusal, strictly",
+            "As it is, I do not have a name.",
+            "It is Paris. I like it. I cannot say more.",
+        ),
     ],
 )
 def test_rules(rule, yes, no):
@@ -247,7 +252,8 @@ def test_prompts_are_whole_and_no_pair_stands_twice():
 
 @pytest.mark.parametrize("name", smol.SWEEPS)
 def test_sweeps_are_shipped_with_their_cards(name):
-    tensors, card = files.read_checked(files.shipped_path(name))
+    tensors, card = files.read_checked(files.checkpoints() / f"{name}.json")
+    assert smol.shipped(name).keys() == tensors.keys()
     assert card["recipe"] == name and card["model"] == "smollm2-135m-instruct" and "dtype" in card
     assert all(bool(t.isfinite().all()) for t in tensors.values())
 
@@ -275,7 +281,9 @@ def test_a_shared_start_and_a_batch_change_nothing(real):
     d = torch.randn(576, generator=generator(3))
     for edit in (Ablate(d), Add(20 * d / d.norm(), 8)):
         together = steering.generate(real, rows, 4, edits=[edit])
-        spread = type(edit)(torch.stack([d, d])) if isinstance(edit, Ablate) else Add(edit.vector.expand(2, -1), 8)
+        spread = (
+            type(edit)(torch.stack([d, d])) if isinstance(edit, Ablate) else Add(edit.vector.expand(2, -1), 8)
+        )
         assert bool((steering.generate(real, rows, 4, edits=[spread]) == together).all())  # no shared start
         alone = [steering.generate(real, [row], 4, edits=[edit]) for row in rows]
         assert bool((torch.cat(alone) == together).all())
@@ -309,5 +317,5 @@ def test_edited_weights_of_a_tied_model_need_an_unembedding_of_their_own(real):
 
 
 def test_what_is_shipped_can_be_read(real):
-    sweep, _ = files.read_checked(files.shipped_path("smollm2-refusal"))
+    sweep = smol.shipped("smollm2-refusal")
     assert json.dumps(steering.texts(real, sweep["test.answerable"].long()))

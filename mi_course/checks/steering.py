@@ -105,7 +105,10 @@ def writer(W: Tensor, b: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_writer(function: object) -> None:
     """Exercise 4: make a writer orthogonal to a direction."""
-    cases = [(random(m, d, seed=m), random(d, seed=m + 1), 2 * random(d, seed=m + 2)) for m, d in ((5, 3), (4, 4), (2, 6))]
+    cases = [
+        (random(m, d, seed=m), random(d, seed=m + 1), 2 * random(d, seed=m + 2))
+        for m, d in ((5, 3), (4, 4), (2, 6))
+    ]
 
     def flat(answer):
         try:
@@ -147,8 +150,10 @@ def check_window(function: object) -> None:
         ([-1.0, 0.0, 1.0, 2.0], [0.9, 0.0, 0.8, 0.6], [0.9, 0.0, 0.2, 0.3], 0.5, 0.4),
         ([0.5, 1.0], [0.9, 0.95], [2.0, 3.0], 0.5, 1.0),
     ]  # fmt: skip
-    kept = lambda test: lambda d, r, c, e, b: (lambda w: [w[0], w[-1]] if w else [])(
-        [x for x, y, z in zip(d, r, c) if test(y, z, e, b)]
+    kept = lambda test: (
+        lambda d, r, c, e, b: (lambda w: [w[0], w[-1]] if w else [])(
+            [x for x, y, z in zip(d, r, c) if test(y, z, e, b)]
+        )
     )
     mistakes = {
         "the cost is not looked at: a dose that breaks the text does not work.": kept(lambda y, z, e, b: y >= e),
@@ -174,7 +179,10 @@ def controls(v: Tensor, noise: Tensor) -> Tensor:
 
 def check_controls(function: object) -> None:
     """Exercise 6: random controls of equal norm."""
-    cases = [(3 * random(d, seed=d), random(n, d, seed=n + 20) * torch.arange(1, n + 1)[:, None]) for n, d in ((4, 3), (6, 8), (2, 5))]
+    cases = [
+        (3 * random(d, seed=d), random(n, d, seed=n + 20) * torch.arange(1, n + 1)[:, None])
+        for n, d in ((4, 3), (6, 8), (2, 5))
+    ]
     mistakes = {
         "they are as long as chance made them: bring each to the vector's length.": lambda v, n: n,
         "their length is 1.": lambda v, n: at_length(n, 1.0),
@@ -228,4 +236,11 @@ def check_word_share(function: object) -> None:
             lambda t, s: share(sum(t.lower().count(w) for w in s), len(re.findall(r"[a-z]+", t.lower()))),
         "this is the share of words that are not listed.": lambda t, s: 1 - word_share(t, s),
     }  # fmt: skip
-    check("word share", function, word_share, cases, mistakes, say="whole words, in any case, without their commas")
+    check(
+        "word share",
+        function,
+        word_share,
+        cases,
+        mistakes,
+        say="whole words, in any case, without their commas",
+    )

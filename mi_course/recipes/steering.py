@@ -68,7 +68,9 @@ class SweepOfSmolLM2(Recipe):
             if progress:
                 print(f"{name} {time.perf_counter() - began:.0f} s", flush=True)
         card = self.provenance(time.perf_counter() - began, device, "transformers")
-        return save_checked(out / self.stem, tensors, model="smollm2-135m-instruct", dtype=str(model.cfg.dtype), **card)
+        return save_checked(
+            out / self.stem, tensors, model="smollm2-135m-instruct", dtype=str(model.cfg.dtype), **card
+        )
 
 
 RECIPES = {

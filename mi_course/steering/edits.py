@@ -126,7 +126,10 @@ def writes(model) -> list[str]:
     if "hook_embed" not in names:
         names = ["embed.hook_out"]  # a bridge, whose rotary positions write nothing
     for i in range(model.cfg.n_layers):
-        out = (f"blocks.{i}.hook_attn_out", f"blocks.{i}.attn.hook_out"), (f"blocks.{i}.hook_mlp_out", f"blocks.{i}.mlp.hook_out")
+        out = (
+            (f"blocks.{i}.hook_attn_out", f"blocks.{i}.attn.hook_out"),
+            (f"blocks.{i}.hook_mlp_out", f"blocks.{i}.mlp.hook_out"),
+        )
         names += [next(name for name in pair if name in model.hook_dict) for pair in out
                   if any(name in model.hook_dict for name in pair)]  # fmt: skip
     return names

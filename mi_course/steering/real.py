@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mi_course.files import data_dir
+from mi_course.errors import CourseError, nearest
+from mi_course.files import checkpoints, data_dir, read_checked
 from mi_course.lenses.streams import hook_of, streams
 from mi_course.pretrained import chat
 from mi_course.steering.directions import Direction, activations, direction, shuffled
@@ -143,7 +144,9 @@ def refusal(model) -> Iterator[tuple[str, Tensor]]:
     gone = many(rows["validation", kinds[0]], [d.vector for d in found.values()], Ablate)
     yield "validation.ablated", gone
     for i, (layer, d) in enumerate(found.items()):
-        costs = [mean_loss(model, other, [edit]) - base for edit in (Ablate(d), Add(d, coefficient=DOSE_ADDED))]
+        costs = [
+            mean_loss(model, other, [edit]) - base for edit in (Ablate(d), Add(d, coefficient=DOSE_ADDED))
+        ]
         came = write("validation", kinds[1], Add(d, coefficient=DOSE_ADDED))
         yield f"validation.{layer}.added", came
         yield f"validation.{layer}.costs", torch.tensor(costs)
@@ -233,7 +236,9 @@ def roles(model) -> Iterator[tuple[str, Tensor]]:
     x = vectors["wrapped"]
     axis = Direction(x[n:].mean(0) - x[:n].mean(0), AXIS_LAYER)
     norm = stream_norm(model, plain_ids(model, told["neutral"]), AXIS_LAYER)
-    asking = [q for name in told["roles"] for q in asked(model, told["questions"][1:4:2], systems("wrapped")[name])]
+    asking = [
+        q for name in told["roles"] for q in asked(model, told["questions"][1:4:2], systems("wrapped")[name])
+    ]
     write = lambda *edits: generate(model, asking, LENGTH, edits=edits, stop=end).int()
     yield "norm", torch.tensor(norm)
     yield "said", write()
@@ -243,3 +248,10 @@ def roles(model) -> Iterator[tuple[str, Tensor]]:
 
 
 SWEEPS = {"smollm2-doses": doses, "smollm2-refusal": refusal, "smollm2-roles": roles}
+
+
+def shipped(name: str) -> dict[str, Tensor]:
+    """What a shipped sweep, a `name` in `SWEEPS`, has written: its tensors by name."""
+    if name not in SWEEPS:
+        raise CourseError(f"There is no sweep {name!r}.{nearest(name, SWEEPS)}")
+    return read_checked(checkpoints() / f"{name}.json")[0]

@@ -29,7 +29,22 @@ from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError, nearest
 
 SYSTEM, USER, BOT, END, NONE = MARKS = ("<system>", "<user>", "<bot>", "<end>", "-")
-FRAME = ("be", "rather", "hardly", "as", "pretend", "the", "to", "use", "sorry", "i", "never", "no", "one", "should")
+FRAME = (
+    "be",
+    "rather",
+    "hardly",
+    "as",
+    "pretend",
+    "the",
+    "to",
+    "use",
+    "sorry",
+    "i",
+    "never",
+    "no",
+    "one",
+    "should",
+)
 TRAITS = {
     "warm": ("dear", "gladly", "friend"),
     "loud": ("wow", "hey", "boom"),
@@ -216,7 +231,9 @@ def mixed_requests(n: int, *, seed: int = 0) -> Requests:
     """
     rng = generator(seed, 43)
     draw = lambda low, high: torch.randint(low, high, (n,), generator=rng)
-    verb = torch.where(torch.rand(n, generator=rng) < 0.2, draw(0, len(DANGEROUS)) + len(SAFE), draw(0, len(SAFE)))
+    verb = torch.where(
+        torch.rand(n, generator=rng) < 0.2, draw(0, len(DANGEROUS)) + len(SAFE), draw(0, len(SAFE))
+    )
     some = 5 * len(PROTECTED)  # the protected nouns come first
     noun = torch.where(torch.rand(n, generator=rng) < 0.2, draw(0, some), draw(some, len(NOUNS)))
     manner = ids([NONE]).expand(n, 4).clone()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -40,7 +39,9 @@ def writers(model) -> dict[str, Tensor]:
     return found
 
 
-def orthogonal(W: Float[Tensor, "*rows d_model"], vector: Float[Tensor, "d_model"]) -> Float[Tensor, "*rows d_model"]:
+def orthogonal(
+    W: Float[Tensor, "*rows d_model"], vector: Float[Tensor, "d_model"]
+) -> Float[Tensor, "*rows d_model"]:
     """W (1 − u uᵀ): a writer whose output has no part along u, for rows that are written.
 
     Args:
@@ -67,7 +68,7 @@ def orthogonalised(
     checked_vector(model, vector)
     if isinstance(model, TinyTransformer) and model.cfg.tied and untie:
         raise CourseError("This small model is tied: build it with tied=False before its writers are edited.")
-    u, parts = unit(tensor_of(vector)).float(), writers(model)
+    u, parts = unit(tensor_of(vector)), writers(model)
     if unknown := set(skip) - set(parts):
         raise CourseError(f"There is no writer {min(unknown)!r}.")
     head = None if isinstance(model, TinyTransformer) or not untie else linear_head(model)
