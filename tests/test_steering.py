@@ -1,5 +1,6 @@
 """Steering: directions, edits, doses, weights, scores, the village; and the generator against TransformerLens'."""
 
+import dataclasses
 import json
 import math
 
@@ -10,6 +11,8 @@ from torch.testing import assert_close
 from mi_course import files, models, pretrained, probing, steering
 from mi_course.corpora import generator
 from mi_course.errors import CourseError
+from mi_course.recipes import registry
+from mi_course.recipes import steering as recipes
 from mi_course.steering import Ablate, Add, Cap, Direction, Point, steered, village
 from mi_course.steering import real as smol
 
@@ -189,7 +192,7 @@ def test_windows_and_frontiers():
         ("french", "Le chat est sur la table", "Lead the ladies to the table"),
         ("exclamation", "Oh!", "Oh."),
         ("positive", "A lovely day", "A lovely day, awful"),
-        ("capitals", "THE CAT SLEEPS here", "The Cat Sleeps"),
+        ("capitals", "THE CAT SLEEPS now", "The Cat Sleeps"),
         ("refusal", "I’m sorry, but no.", "Paris."),
         ("refusal, strictly", "I can't do that.", "I'm sorry for your loss. Here it is."),
         (
@@ -230,6 +233,15 @@ def test_the_village_keeps_its_own_rules():
 def test_the_shipped_village_refuses_what_it_should():
     model = models.load("village")
     assert model.card["final"] == {"refused_forbidden": 1.0, "refused_allowed": 0.0}
+
+
+def test_the_recipes_make_what_is_shipped():
+    village_recipe = recipes.RECIPES["village"]
+    model = village_recipe.begin()
+    assert models.load("village").card["config"] == dataclasses.asdict(village_recipe.config)
+    assert not model.blocks[-1].mlp.W_out.any() and not model.blocks[-1].mlp.W_out.requires_grad
+    assert village_recipe.sampler()(3).shape == (village_recipe.batch, 20)
+    assert set(recipes.RECIPES) == {"village", *smol.SWEEPS} <= set(registry.everything())
 
 
 # -- what is asked of the real model ---------------------------------------------------------------
@@ -296,7 +308,7 @@ def test_bad_input_of_the_generator_is_one_sentence(real, monkeypatch):
     with pytest.raises(CourseError, match="n is at least 1"):
         steering.generate(real, rows, 0)
     with pytest.raises(CourseError, match="NaN or infinity"):
-        steering.generate(real, rows, 2, edits=[Add(torch.ones(576), 3, 1e38)])
+        steering.generate(real, rows, 2, edits=[Add(torch.ones(576), 3, 1e39)])
     monkeypatch.setattr(real.tokenizer, "chat_template", None)
     with pytest.raises(CourseError, match="no chat template"):
         smol.asked(real, ["What is rain?"])

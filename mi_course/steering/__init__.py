@@ -3,7 +3,7 @@
 >>> import torch
 >>> from mi_course import models, steering
 >>> model = models.TinyTransformer(models.TinyConfig(n_layers=2, d_vocab=20, d_mlp=64)).eval()
->>> prompts, loud = torch.arange(40).reshape(8, 5) % 20, torch.arange(8) < 4
+>>> prompts, loud = torch.arange(40).reshape(8, 5) % 17, torch.arange(8) < 4
 >>> x = steering.activations(model, prompts, layers=[1])[1]
 >>> found = steering.direction(x, loud, 1, model)
 >>> with steering.steered(model, [steering.Add(found, coefficient=2.0)]):

@@ -19,13 +19,13 @@ class Point(NamedTuple):
         rate: how often the behaviour is seen, 0 to 1.
     """
 
-    cost: float
-    rate: float
+    cost: float | int
+    rate: float | int
 
 
 def working_window(
-    doses: Sequence[float], points: Sequence[Point], rate: float, cost: float
-) -> tuple[float, float] | None:
+    doses: Sequence[float | int], points: Sequence[Point], rate: float | int, cost: float | int
+) -> tuple[float | int, float | int] | None:
     """Smallest and largest dose that bring enough at a bearable cost; None where no dose does.
 
     Args:
@@ -40,7 +40,7 @@ def working_window(
     return (works[0], works[-1]) if works else None
 
 
-def frontier(points: Sequence[Point], cost: float) -> float:
+def frontier(points: Sequence[Point], cost: float | int) -> float | int:
     """The best rate that any of the `points` brings at no more than this `cost`; 0 where none is so cheap."""
     return max((point.rate for point in points if point.cost <= cost), default=0.0)
 
@@ -54,7 +54,7 @@ def undominated(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def gain_over(points: Sequence[Point], others: Sequence[Point]) -> float:
+def gain_over(points: Sequence[Point], others: Sequence[Point]) -> float | int:
     """How far the best of `points` stands above the frontier of `others` at the same cost.
 
     Args:
@@ -66,7 +66,7 @@ def gain_over(points: Sequence[Point], others: Sequence[Point]) -> float:
     return max(point.rate - frontier(others, point.cost) for point in points)
 
 
-def rising_steps(rates: Sequence[float]) -> int:
+def rising_steps(rates: Sequence[float | int]) -> int:
     """The longest run of steps over which `rates` rise every time."""
     longest = run = 0
     for before, after in zip(rates, rates[1:]):

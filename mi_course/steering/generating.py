@@ -21,7 +21,7 @@ from mi_course.steering.edits import Edit, steered
 
 
 def left_padded(
-    prompts: Sequence[Int[Tensor, "*one pos"]], pad: int
+    prompts: Sequence[Int[Tensor, "..."]], pad: int
 ) -> tuple[Int[Tensor, "row pos"], Bool[Tensor, "row pos"]]:
     """One tensor of tokens, and which of them are real.
 
@@ -41,7 +41,7 @@ def left_padded(
 @torch.no_grad()
 def generate(
     model,
-    prompts: Sequence[Int[Tensor, "*one pos"]],
+    prompts: Sequence[Int[Tensor, "..."]],
     n: int,
     *,
     edits: Sequence[Edit] = (),
@@ -158,7 +158,7 @@ def texts(model, written: Int[Tensor, "row pos"]) -> list[str]:
 
 @torch.no_grad()
 def mean_loss(
-    model, texts: Sequence[Int[Tensor, "*one pos"]], edits: Sequence[Edit] = (), *, first: int | None = 0
+    model, texts: Sequence[Int[Tensor, "..."]], edits: Sequence[Edit] = (), *, first: int | None = 0
 ) -> float:
     """Mean next-token loss in nats over all tokens of `texts`, under edits: what steering costs elsewhere.
 

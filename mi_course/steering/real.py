@@ -42,12 +42,12 @@ def prompts() -> dict:
     return json.loads((data_dir() / "steering.json").read_text(encoding="utf-8"))
 
 
-def plain_ids(model, written: Sequence[str]) -> list[Int[Tensor, "pos"]]:
+def plain_ids(model, written: Sequence[str]) -> list[Int[Tensor, "_pos"]]:
     """Texts as they are `written`, in tokens of `model`, nothing put around them."""
     return [model.tokenizer(text, return_tensors="pt")["input_ids"][0] for text in written]
 
 
-def asked(model, requests: Sequence[str], system: str | None = None) -> list[Int[Tensor, "pos"]]:
+def asked(model, requests: Sequence[str], system: str | None = None) -> list[Int[Tensor, "_pos"]]:
     """Requests as the chat `model` reads them, with a `system` prompt or the template's own."""
     return [chat(model, request, system)[0] for request in requests]
 
