@@ -38,7 +38,9 @@ def run() -> list[dict]:
         return torch.cat([model.generate(one[None], **settings)[:, len(one) :] for one in rows])
 
     def in_a_batch():
-        out = model.generate(written, prepend_bos=False, padding_side="left", return_type="tokens", **settings)
+        out = model.generate(
+            written, prepend_bos=False, padding_side="left", return_type="tokens", **settings
+        )
         return out[:, -LENGTH:]
 
     return [
