@@ -60,7 +60,8 @@ def generate(
     """
     checked_length(model, prompts, n)
     rows = [p.reshape(-1) for p in prompts]
-    shared = common_start(rows) if all(one_for_all(edit) for edit in edits) else 0
+    can_share = all(one_for_all(edit) for edit in edits) and sees_all(model, max(map(len, rows)) + n)
+    shared = common_start(rows) if can_share else 0
     tokens, real = left_padded([row[shared:] for row in rows], model.tokenizer.pad_token_id or 0)
     real = torch.cat([torch.ones(len(rows), shared, dtype=torch.bool), real], dim=1).long()
     pos = (real.cumsum(1) - 1).clamp_min(0)[:, shared:]
@@ -118,10 +119,17 @@ def one_for_all(edit) -> bool:
     return not isinstance(vector, Tensor) or vector.ndim == 1
 
 
+def sees_all(model, length: int) -> bool:
+    """Whether every position of so great a `length` sees all before it; a window would count pads behind a shared start."""
+    config = model.original_model.config
+    windows = [getattr(config, name, None) for name in ("sliding_window", "window_size")]
+    return all(window is None or window >= length for window in windows)
+
+
 @contextmanager
 def last_logits_only(model) -> Iterator[None]:
     """Inside, a bridge `model` unembeds one position: nobody wants the other logits."""
-    head = model.original_model.lm_head
+    head = model.original_model.get_output_embeddings()
     handle = head.register_forward_pre_hook(lambda module, args: (args[0][:, -1:], *args[1:]))
     try:
         yield

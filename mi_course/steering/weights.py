@@ -7,35 +7,52 @@ from contextlib import contextmanager
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from mi_course.errors import CourseError
 from mi_course.models import TinyTransformer
 from mi_course.steering.directions import Direction, checked_vector
 from mi_course.steering.edits import tensor_of, unit, without
 
-OUT_FIRST = ("o_proj", "down_proj")  # PyTorch's linear maps have the output first: W [d_model d_in]
+NORMED = ("embed_ln", "ln1_post", "ln2_post")  # between a writer and the stream
 
 
 def writers(model) -> dict[str, Tensor]:
     """Name → every weight of `model` that is added to the stream, as a view [… d_model].
 
-    A `TinyTransformer`: W_E, W_pos, W_O, W_out and the biases b_O, b_out. A bridge around a Llama: the embedding, `o_proj`
-    and `down_proj` of each block.
+    A `TinyTransformer`: W_E, W_pos, W_O, W_out and the biases b_O, b_out. A bridge: token and position embeddings, and of
+    each block `attn.o` and `mlp.out` with their biases. A model that norms what it writes (Gemma 2 and 3, Bloom's embedding)
+    has none that could be edited.
     """
     if isinstance(model, TinyTransformer):
         ends = ("W_E", "W_pos", "W_O", "b_O", "W_out", "b_out")
         return {name: p.data for name, p in model.named_parameters() if name.endswith(ends)}
-    found, seen = {}, set()
-    for name, weight in model.original_model.state_dict().items():
-        kind = next((k for k in (*OUT_FIRST, "embed_tokens") if k in name), None)
-        if kind and weight.data_ptr() not in seen:
-            seen.add(weight.data_ptr())
-            if weight.ndim == 2:
-                found[name.replace("._original_component", "")] = weight.T if kind in OUT_FIRST else weight
-            else:
-                found[name.replace("._original_component", "")] = weight
-    if len(found) < 1 + 2 * model.cfg.n_layers:
-        raise CourseError("The writers of this architecture are not known: only Llama's names are.")
+    parts = {
+        name: part for name, part in model.named_children() if name in ("embed", "pos_embed", "embed_ln")
+    }
+    for i, block in enumerate(model.blocks):
+        inside = dict(block.named_children())
+        parts |= {f"blocks.{i}.{name}": inside[name] for name in NORMED if name in inside}
+        parts |= {
+            f"blocks.{i}.attn.o": getattr(block.attn, "o", None),
+            f"blocks.{i}.mlp.out": getattr(block.mlp, "out", None),
+        }
+    if normed := [name for name in parts if name.endswith(NORMED)]:
+        raise CourseError(
+            f"This architecture norms what it writes ({normed[0]}), so no edit of its weights keeps a direction out of the "
+            "stream: use Ablate."
+        )
+    found = {}
+    for name, part in parts.items():
+        layer = getattr(part, "original_component", None)
+        if not isinstance(layer, (nn.Linear, nn.Embedding, Conv1D)):
+            raise CourseError(
+                f"The writer {name} of this architecture is no linear map that could be edited: use Ablate."
+            )
+        weight = layer.weight.data  # nn.Linear has the output first: W [d_model d_in]
+        found[f"{name}.weight"] = weight.T if isinstance(layer, nn.Linear) else weight
+        if getattr(layer, "bias", None) is not None:
+            found[f"{name}.bias"] = layer.bias.data
     return found
 
 
@@ -60,7 +77,7 @@ def orthogonalised(
     Where the unembedding is the embedding's transpose, the embedding's edit would change what is *read* as well.
 
     Args:
-        model: a `TinyTransformer` or a bridge around a Llama.
+        model: a `TinyTransformer` or a bridge.
         vector: a `Direction`, or [d_model] of any length.
         untie: give the unembedding a copy of its own first.
         skip: names of writers that are left as they are.
@@ -89,7 +106,7 @@ def orthogonalised(
 
 def linear_head(model) -> nn.Linear:
     """The linear map of a bridge `model` that makes logits."""
-    head = model.original_model.lm_head
+    head = model.original_model.get_output_embeddings()
     found = [module for module in head.modules() if isinstance(module, nn.Linear)]
     if len(found) != 1:
         raise CourseError("The unembedding of this architecture is not one linear map.")
