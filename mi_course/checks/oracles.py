@@ -100,9 +100,9 @@ def leaks(templates: Tensor, yes: Tensor, limit: float) -> list[int]:
 def check_template(function: object) -> None:
     """Exercise 3: which templates give their answer away."""
     cases = []
-    for shares, limit, each in (((0.5, 0.9, 0.4, 0.1), 0.2, 10), ((1.0, 0.5), 0.3, 4), ((0.3, 0.7, 0.5), 0.2, 10),
+    for shares, limit, each in (((0.5, 0.9, 0.4, 0.1), 0.2, 10), ((0.75, 1.0, 0.5), 0.3, 4), ((0.3, 0.7, 0.5), 0.2, 10),
                                 ((0.45, 0.6, 0.0, 0.55), 0.12, 20)):  # fmt: skip
-        templates = torch.arange(len(shares)).repeat_interleave(each) * 2 + 1
+        templates = torch.arange(len(shares)).repeat_interleave(each) * 2 + each
         yes = torch.cat([torch.arange(each) < round(share * each) for share in shares])
         order = torch.randperm(len(yes), generator=torch.Generator().manual_seed(each))
         cases.append((templates[order], yes[order], limit))
@@ -237,7 +237,7 @@ def check_split(function: object) -> None:
     cases = []
     for n, s in ((16, 1), (30, 2), (24, 3)):
         pick = lambda high, k, n=n: torch.randint(high, (n,), generator=torch.Generator().manual_seed(k))
-        cases.append((pick(6, s), pick(4, s + 7), [1, 4], [0, 2] if s > 1 else [3]))
+        cases.append((pick(6, s), pick(4, s + 7), [1, 4] if s < 3 else [0, 2, 5], [0, 2] if s > 1 else [3]))
     wrong = lambda join: lambda d, t, hd, ht: split(d, t, hd, ht, join)
     mistakes = {
         "rows whose document is held out and whose wording is not are trained on: neither may be.":
