@@ -16,10 +16,12 @@ from torch import Tensor
 from mi_course import corpora, pretrained, sae, scaling
 from mi_course.activations import activations, collect, from_the_second_on
 from mi_course.corpora.corpus import generator
-from mi_course.models import load
+from mi_course.files import save_checked
+from mi_course.models import TinyConfig, TinyTransformer, load, next_token_loss
 from mi_course.recipes.autoencoders import of_seed, saved_in_half
 from mi_course.recipes.lenses import NAME, in_half
 from mi_course.recipes.recipe import Recipe
+from mi_course.training import TrainConfig, fit
 
 LAYER = 15
 LENGTH = 128  # tokens a window
@@ -150,7 +152,7 @@ def prose_by(model, pages: int, seed: int, length: int = LENGTH) -> Int[Tensor, 
 class SmallStreamRecipe(StreamRecipe):
     """The stream of deep-6l before block 3."""
 
-    windows: int = 6000
+    windows: int = 3000
     held_out: int = 800
 
     @property
@@ -168,10 +170,96 @@ class SmallStreamRecipe(StreamRecipe):
 def small(size: int) -> SmallStreamRecipe:
     """A dictionary of deep-6l with so many features, its `size`; one λ for all."""
     cfg = sae.SaeConfig(96, size, "relu_norm", l1=LAMBDA, seed=700)
-    return SmallStreamRecipe(f"sae-deep-{size}", f"{size} features, decoder norms in the penalty, of deep-6l", cfg, steps=3000)
+    return SmallStreamRecipe(f"sae-deep-{size}", f"{size} features, decoder norms in the penalty, of deep-6l", cfg, steps=2000)
 
 
-LAMBDA = 4.0
+LAMBDA = 1.5
+SIZES, STEPS = (32, 96, 320, 1024), (100, 200, 400, 800, 1600)
+
+
+@dataclass(frozen=True)
+class LawsRecipe(Recipe):
+    """Losses of many small dictionaries of deep-6l: every size with every number of steps."""
+
+    sizes: tuple[int, ...] = SIZES
+    steps: tuple[int, ...] = STEPS
+    batch: int = 256
+    shipped: bool = True
+
+    @property
+    def megabytes(self) -> float:
+        """A table of so many numbers."""
+        return 0.0
+
+    def make(self, out: Path, device: str, progress: bool) -> Path:
+        """The table [size step] of held-out losses, mean over inputs of squared error and penalty, and of the error alone."""
+        began = time.perf_counter()
+        rows, held, told = SmallStreamRecipe("", "", sae.SaeConfig(96, 1), 1, windows=1000, held_out=120, seed=self.seed).rows(progress)
+        held, found = held.float(), []
+        for size in self.sizes:
+            for steps in self.steps:
+                cfg = sae.SaeConfig(96, size, "relu_norm", l1=LAMBDA, seed=700 + self.seed)
+                encoder = sae.SparseAutoencoder(cfg).start_from(rows[: 2**14])
+                sample = lambda step: rows[torch.randint(len(rows), (self.batch,), generator=generator(self.seed, step))].float()  # noqa: E731
+                sae.train(encoder, sample, sae.SaeTraining(steps, batch=self.batch, warmup=steps // 10, seed=self.seed))
+                with torch.no_grad():
+                    whole, f = sae.loss(encoder, held)
+                    found.append([float(whole), sae.unexplained(held, encoder.decode(f))])
+                if progress:
+                    print(f"{self.stem}: {size} features, {steps} steps: {found[-1]}", flush=True)
+        table = torch.tensor(found).view(len(self.sizes), len(self.steps), 2)
+        card = self.provenance(time.perf_counter() - began, device) | told | {
+            "sizes": self.sizes, "steps": self.steps, "batch": self.batch, "l1": LAMBDA,
+        }  # fmt: skip
+        return save_checked(out / self.stem, {"loss": table[..., 0], "fvu": table[..., 1]}, **card)
+
+
+@dataclass(frozen=True)
+class VillageRecipe(Recipe):
+    """The small model of a planted language with ciphers, topics and calls."""
+
+    training: TrainConfig = TrainConfig(steps=600, lr=4e-3, optimizer="muon")  # noqa: RUF009 (it is frozen)
+    batch: int = 32
+
+    @property
+    def config(self) -> TinyConfig:
+        """Its shape: few neurons, many topics."""
+        return TinyConfig(n_layers=2, n_heads=4, d_model=64, d_vocab=scaling.Village().d_vocab, n_ctx=64, d_mlp=64,
+                          act="relu", norm="rmsnorm", positions="rotary", seed=self.seed)  # fmt: skip
+
+    @property
+    def megabytes(self) -> float:
+        """Weights in 16-bit floats."""
+        return in_half(sum(p.numel() for p in TinyTransformer(self.config).parameters()))
+
+    def make(self, out: Path, device: str, progress: bool) -> Path:
+        """Weights in 16-bit floats, and a card with the held-out loss."""
+        language, model, partial = scaling.Village(), TinyTransformer(self.config), out / f"{self.stem}.partial"
+        history = fit(model, language.sampler(self.batch, seed=self.seed), self.training, checkpoint=partial, progress=progress)
+        held = language.documents(200, seed=17).tokens
+        with torch.no_grad():
+            loss = float(next_token_loss(model.half().float()(held), held))
+        path = model.save(out / self.stem, half=True, **self.provenance(history.seconds, device), final={"held_out": round(loss, 4)})
+        partial.unlink()
+        return path
+
+
+@dataclass(frozen=True)
+class VillageStreamRecipe(StreamRecipe):
+    """The stream of `village` before its second block."""
+
+    documents: int = 2000
+
+    @property
+    def hook(self) -> str:
+        return "blocks.1.hook_resid_pre"
+
+    def rows(self, progress: bool):
+        """Documents of the language."""
+        model, language = load(of_seed("village", self.seed)).requires_grad_(False), scaling.Village()
+        read = lambda n, seed: collect(model, self.hook, language.documents(n, seed=seed).tokens)  # noqa: E731
+        return read(self.documents, self.seed + 100), read(400, 17), {"model": of_seed("village", self.seed)}
+
 
 RECIPES = {
     recipe.name: recipe
@@ -181,5 +269,9 @@ RECIPES = {
                    sae.SaeConfig(576, 4096, "topk", k=32, seed=700), steps=2000),
         SmolRecipe("sae-smollm2-16384", "16384 features, the 32 largest, of SmolLM2 before block 15",
                    sae.SaeConfig(576, 16384, "topk", k=32, seed=700), steps=5000, windows=7200, shipped=False),
+        LawsRecipe("sae-deep-laws", "losses of 20 small dictionaries of deep-6l, sizes by steps"),
+        VillageRecipe("village", "two layers on a planted language with ciphers, topics and calls"),
+        VillageStreamRecipe("sae-village", "256 features, the 8 largest, of village", sae.SaeConfig(64, 256, "topk", k=8, seed=700),
+                            steps=1000, lr=3e-3),
     )
 }  # fmt: skip

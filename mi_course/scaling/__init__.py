@@ -1,5 +1,35 @@
 """Dictionaries at scale: what a real model's stream is read with, laws of size, what a dictionary misses, clamping."""
 
+from mi_course.scaling.clamping import (
+    Rest,
+    clamped,
+    doses,
+    first_order,
+    mass,
+    next_loss,
+    replaced,
+)
+from mi_course.scaling.coverage import (
+    FOUND,
+    absorption,
+    covered,
+    f1,
+    half_point,
+    owners,
+    same_topic_auc,
+    splitting,
+)
+from mi_course.scaling.languages import Documents, Village
+from mi_course.scaling.laws import PowerLaw, frontier, interval, power_law
+from mi_course.scaling.planted import (
+    STRENGTH,
+    World,
+    families,
+    topics,
+    unit_rows,
+    zipf,
+    zipf_frequencies,
+)
 from mi_course.scaling.reading import (
     DOCUMENTED,
     FORMS,

@@ -48,8 +48,8 @@ class Village:
         careless_rate: share of unsafe calls in a careless document; a careful one has the rest to 1.
     """
 
-    topics: int = 8
-    words: int = 8
+    topics: int = 32
+    words: int = 4
     kinds: int = 6
     blocks: int = 16
     on_topic: float = 0.75
