@@ -152,7 +152,7 @@ def prose_by(model, pages: int, seed: int, length: int = LENGTH) -> Int[Tensor, 
 class SmallStreamRecipe(StreamRecipe):
     """The stream of deep-6l before block 3."""
 
-    windows: int = 3000
+    windows: int = 1600
     held_out: int = 800
 
     @property
@@ -170,11 +170,11 @@ class SmallStreamRecipe(StreamRecipe):
 def small(size: int) -> SmallStreamRecipe:
     """A dictionary of deep-6l with so many features, its `size`; one λ for all."""
     cfg = sae.SaeConfig(96, size, "relu_norm", l1=LAMBDA, seed=700)
-    return SmallStreamRecipe(f"sae-deep-{size}", f"{size} features, decoder norms in the penalty, of deep-6l", cfg, steps=2000)
+    return SmallStreamRecipe(f"sae-deep-{size}", f"{size} features, decoder norms in the penalty, of deep-6l", cfg, steps=1200)
 
 
 LAMBDA = 1.5
-SIZES, STEPS = (32, 96, 320, 1024), (100, 200, 400, 800, 1600)
+SIZES, STEPS = (32, 96, 320, 1024), (50, 100, 200, 400, 800)
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ class LawsRecipe(Recipe):
     def make(self, out: Path, device: str, progress: bool) -> Path:
         """Two tables [size step] of held-out losses: of deep-6l's stream, and of planted concepts by Zipf."""
         began = time.perf_counter()
-        text = SmallStreamRecipe("", "", sae.SaeConfig(96, 1), 1, windows=1000, held_out=120, seed=self.seed)
+        text = SmallStreamRecipe("", "", sae.SaeConfig(96, 1), 1, windows=800, held_out=60, seed=self.seed)
         rows, held, told = text.rows(progress)
         world = scaling.zipf(seed=self.seed)
         of = {"deep": (rows, held.float()), "zipf": (world.rows(60_000, self.seed), world.draw(8192, self.seed + 99)[0])}
