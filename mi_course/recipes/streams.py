@@ -170,10 +170,11 @@ class SmallStreamRecipe(StreamRecipe):
 def small(size: int) -> SmallStreamRecipe:
     """A dictionary of deep-6l with so many features, its `size`; one λ for all."""
     cfg = sae.SaeConfig(96, size, "relu_norm", l1=LAMBDA, seed=700)
-    return SmallStreamRecipe(f"sae-deep-{size}", f"{size} features, decoder norms in the penalty, of deep-6l", cfg, steps=1200)
+    return SmallStreamRecipe(f"sae-deep-{size}", f"{size} features, decoder norms in the penalty, of deep-6l", cfg, steps=1200, lr=4e-3)
 
 
-LAMBDA = 1.5
+LAMBDA = 3.0  # of the three sizes
+LAMBDA_OF_LAWS = 1.5
 SIZES, STEPS = (32, 96, 320, 1024), (50, 100, 200, 400, 800)
 
 
@@ -200,7 +201,7 @@ class LawsRecipe(Recipe):
         of = {"deep": (rows, held.float()), "zipf": (world.rows(60_000, self.seed), world.draw(8192, self.seed + 99)[0])}
         tables = {name: self.losses(*pair, progress) for name, pair in of.items()}
         card = self.provenance(time.perf_counter() - began, device) | told | {
-            "sizes": self.sizes, "steps": self.steps, "batch": self.batch, "l1": LAMBDA,
+            "sizes": self.sizes, "steps": self.steps, "batch": self.batch, "l1": LAMBDA_OF_LAWS,
         }  # fmt: skip
         return save_checked(out / self.stem, tables, **card)
 
@@ -209,7 +210,7 @@ class LawsRecipe(Recipe):
         found = []
         for size in self.sizes:
             for steps in self.steps:
-                cfg = sae.SaeConfig(rows.shape[1], size, "relu_norm", l1=LAMBDA, seed=700 + self.seed)
+                cfg = sae.SaeConfig(rows.shape[1], size, "relu_norm", l1=LAMBDA_OF_LAWS, seed=700 + self.seed)
                 encoder = sae.SparseAutoencoder(cfg).start_from(rows[: 2**14])
                 sample = lambda step: rows[torch.randint(len(rows), (self.batch,), generator=generator(self.seed, step))].float()  # noqa: E731
                 sae.train(encoder, sample, sae.SaeTraining(steps, batch=self.batch, warmup=steps // 10, seed=self.seed))
