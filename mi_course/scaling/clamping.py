@@ -164,6 +164,7 @@ def doses(
     feature: int,
     values: Sequence[float],
     limit: float | int = torch.inf,
+    base: Float[Tensor, "batch pos d_vocab"] | None = None,
 ) -> list[tuple[float, float]]:
     """For each value of a clamp: by what factor the topic's probability grows, and by how many nats the loss.
 
@@ -178,9 +179,10 @@ def doses(
         feature: the one that is clamped.
         values: what it becomes, in the dictionary's units.
         limit: rows longer than this are left alone.
+        base: the logits without a clamp, where they are known.
     """
     with torch.no_grad():
-        base = rest(x)
+        base = rest(x) if base is None else base
         before, loss = mass(base, words), next_loss(base, tokens)
         found = []
         for value in values:
