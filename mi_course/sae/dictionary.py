@@ -56,7 +56,7 @@ class SaeConfig:
     bandwidth: float = 0.1  # of jumprelu's straight-through kernel, in units of the scaled activations
     tied: bool = False  # W_enc = W_decᵀ: the control of TM-02
     seed: int = 0
-    prefixes: tuple[int, ...] = ()  # of nested: so many of the first features must rebuild alone
+    prefixes: tuple[int, ...] | list[int] = ()  # of nested: so many of the first features must rebuild alone
 
     def __post_init__(self):
         object.__setattr__(self, "prefixes", tuple(self.prefixes))  # a card has a list

@@ -20,7 +20,7 @@ FOUND = 0.7  # correlation from which on a feature is a concept's own
 
 
 def covered(
-    f: Float[Tensor, "sample d_sae"], truth: Float[Tensor, "sample concept"], least: float | int = FOUND
+    f: Float[Tensor, "sample d_sae"], truth: Float[Tensor, "others concept"], least: float | int = FOUND
 ) -> Bool[Tensor, "concept"]:
     """Which concepts have a feature of their own: some feature correlates with the concept's strength at `least`.
 
@@ -33,7 +33,7 @@ def covered(
 
 
 def owners(
-    f: Float[Tensor, "sample d_sae"], truth: Float[Tensor, "sample concept"]
+    f: Float[Tensor, "sample d_sae"], truth: Float[Tensor, "others concept"]
 ) -> tuple[Float[Tensor, "concept"], Int[Tensor, "concept"]]:
     """For each concept the feature that follows it best: the correlation, and the feature's number.
 

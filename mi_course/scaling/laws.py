@@ -29,7 +29,7 @@ class PowerLaw(NamedTuple):
     r_squared: float
 
 
-def power_law(x: Float[Tensor, "point"], y: Float[Tensor, "point"]) -> PowerLaw:
+def power_law(x: Float[Tensor, "point"], y: Float[Tensor, "other"]) -> PowerLaw:
     """A straight line through log y against log x, by least squares.
 
     Args:
