@@ -21,8 +21,6 @@ from mi_course.sae import FeaturePage, Recording, SparseAutoencoder
 from mi_course.scaling.clamping import Rest
 from mi_course.scaling.reading import huge
 
-EMPTY = torch.empty(0)
-
 
 @dataclass(frozen=True)
 class Varying:
@@ -76,7 +74,7 @@ def recorded(
     everything = tuple(range(dictionary.cfg.d_sae))
     reader = Reader("documentation", tokenizer)
     return Recording(
-        dictionary, rest.model, reader, tokens, None, everything, f, (f > 0).float().mean(0), EMPTY.view(0, 0), None
+        dictionary, rest.model, reader, tokens, None, everything, f, (f > 0).float().mean(0), torch.zeros(dictionary.cfg.d_sae, 0), None
     )
 
 
