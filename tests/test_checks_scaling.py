@@ -137,8 +137,9 @@ RIGHT = [
 
 
 def every_run(compute, loss, draws):
-    a, b = compute.log(), loss.log()
-    return checks.frontier_and_interval(compute, loss, draws, keep=lambda c, v: torch.ones(len(c), dtype=torch.bool))
+    return checks.frontier_and_interval(
+        compute, loss, draws, keep=lambda c, v: torch.ones(len(c), dtype=torch.bool)
+    )
 
 
 WRONG = [

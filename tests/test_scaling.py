@@ -9,7 +9,15 @@ from mi_course.errors import CourseError
 
 
 def tiny_model(**more):
-    shape = {"n_layers": 3, "n_heads": 2, "d_model": 16, "d_vocab": 20, "n_ctx": 12, "d_mlp": 32, "act": "gelu"}
+    shape = {
+        "n_layers": 3,
+        "n_heads": 2,
+        "d_model": 16,
+        "d_vocab": 20,
+        "n_ctx": 12,
+        "d_mlp": 32,
+        "act": "gelu",
+    }
     return models.TinyTransformer(models.TinyConfig(**shape | more)).eval().requires_grad_(False)
 
 
@@ -108,14 +116,18 @@ def test_the_half_point_of_a_step_and_of_none():
     frequency = torch.logspace(-4, -1, 61)
     at = scaling.half_point(frequency, frequency > 3e-3)
     assert 2.5e-3 < at < 3.6e-3
-    noisy = torch.rand(61, generator=torch.Generator().manual_seed(0)) < (2 * (frequency.log10() + 2)).sigmoid()
+    noisy = (
+        torch.rand(61, generator=torch.Generator().manual_seed(0)) < (2 * (frequency.log10() + 2)).sigmoid()
+    )
     assert 1e-3 < scaling.half_point(frequency, noisy) < 1e-1
     for has in (torch.ones(61, dtype=torch.bool), torch.zeros(61, dtype=torch.bool)):
         assert scaling.half_point(frequency, has) != scaling.half_point(frequency, has)  # NaN
 
 
 def test_the_auc_of_topics_is_one_half_and_one():
-    rows = torch.cat([torch.eye(4)[:1].repeat(5, 1), torch.eye(4)[1:2].repeat(5, 1)]) + 0.01 * torch.randn(10, 4)
+    rows = torch.cat([torch.eye(4)[:1].repeat(5, 1), torch.eye(4)[1:2].repeat(5, 1)]) + 0.01 * torch.randn(
+        10, 4
+    )
     topic = torch.tensor([0] * 5 + [1] * 5)
     assert scaling.same_topic_auc(rows, topic) == 1.0
     assert scaling.same_topic_auc(rows, torch.tensor([0, 1] * 5)) < 0.7
@@ -179,14 +191,18 @@ def test_the_rest_of_a_model_is_the_model(layer):
         scaling.Rest(model, 3)
 
 
-@pytest.mark.parametrize("kind", [{"kind": "relu"}, {"kind": "topk", "k": 5}, {"kind": "nested", "k": 5, "prefixes": (8,)}])
+@pytest.mark.parametrize(
+    "kind", [{"kind": "relu"}, {"kind": "topk", "k": 5}, {"kind": "nested", "k": 5, "prefixes": (8,)}]
+)
 def test_clamping_is_decoding_with_the_error_kept(kind):
     one, x = dictionary(**kind), torch.randn(7, 16)
     one.scale.fill_(1.7)
     f = one.encode(x)
     changed = f.clone()
     changed[:, 3] = 2.5
-    assert_close(scaling.clamped(one, x, 3, 2.5), one.decode(changed) + x - one.decode(f), atol=1e-5, rtol=1e-5)
+    assert_close(
+        scaling.clamped(one, x, 3, 2.5), one.decode(changed) + x - one.decode(f), atol=1e-5, rtol=1e-5
+    )
     assert_close(scaling.clamped(one, x, 3, f[:, 3]), x)
     with pytest.raises(CourseError, match="no feature 40"):
         scaling.clamped(one, x, 40, 1.0)
@@ -229,7 +245,10 @@ def test_doses_begin_with_no_change_and_take_a_known_base():
     rest, tokens, words = scaling.Rest(model, 1), torch.randint(0, 20, (2, 6)), torch.tensor([1, 2])
     x = rest.stream(tokens)
     found = scaling.doses(rest, one, x, tokens, words, 4, [0.0, 5.0])
-    assert_close(torch.tensor(found), torch.tensor(scaling.doses(rest, one, x, tokens, words, 4, [0.0, 5.0], base=rest(x))))
+    assert_close(
+        torch.tensor(found),
+        torch.tensor(scaling.doses(rest, one, x, tokens, words, 4, [0.0, 5.0], base=rest(x))),
+    )
     assert scaling.doses(rest, one, x, tokens, words, 4, [5.0], limit=0.0) == [(1.0, 0.0)]
 
 
@@ -277,7 +296,9 @@ class Letters:
 
 def test_docstrings_are_the_longer_ones():
     long = "word " * 100
-    source = f'"""{long}"""\ndef f():\n    """short"""\nclass A:\n    def g(self):\n        """{long}again"""\n'
+    source = (
+        f'"""{long}"""\ndef f():\n    """short"""\nclass A:\n    def g(self):\n        """{long}again"""\n'
+    )
     assert scaling.docstrings(source).count("again") == 1 and "short" not in scaling.docstrings(source)
     assert scaling.docstrings("def (:") == ""
 
@@ -293,7 +314,9 @@ def test_windows_do_not_overlap_and_short_texts_give_none():
 
 def test_held_out_documentation_is_another():
     held = scaling.documentation(True)
-    assert any(name.startswith("topics/") for name in held) and any("/" in n and not n.startswith("topics") for n in held)
+    assert any(name.startswith("topics/") for name in held) and any(
+        "/" in n and not n.startswith("topics") for n in held
+    )
     assert not set(held) & set(scaling.sources(True))
 
 

@@ -26,7 +26,9 @@ def with_norms(t: Tensor, f: Tensor, W: Tensor, b: Tensor, lam: float) -> Tensor
 
 def check_loss(function: object) -> None:
     """Exercise 1: squared error and a penalty with decoder norms."""
-    cases = [(*parts(n, s, d, 10 * n), lam) for n, s, d, lam in ((6, 5, 3, 0.7), (9, 4, 6, 5.0), (4, 8, 5, 2.0))]
+    cases = [
+        (*parts(n, s, d, 10 * n), lam) for n, s, d, lam in ((6, 5, 3, 0.7), (9, 4, 6, 5.0), (4, 8, 5, 2.0))
+    ]
     mistakes = {
         "the penalty leaves out what a feature writes: where is its row's length?":
             lambda t, f, W, b, lam: squared(t, f, W, b) + lam * f.sum(1).mean(),
@@ -44,7 +46,9 @@ def check_loss(function: object) -> None:
         "λ is missing.": lambda t, f, W, b, lam: with_norms(t, f, W, b, 1.0),
         "the error is not squared.": lambda t, f, W, b, lam: (t - f @ W - b).norm(dim=1).mean() + lam * (f @ W.norm(dim=1)).mean(),
     }  # fmt: skip
-    check("loss with norms", function, with_norms, cases, mistakes, atol=1e-3, say="free rows, and no cheating")
+    check(
+        "loss with norms", function, with_norms, cases, mistakes, atol=1e-3, say="free rows, and no cheating"
+    )
 
 
 def dead(last: Tensor, seen: int, window: int) -> Tensor:
@@ -90,7 +94,10 @@ def check_half(function: object) -> None:
     """Exercise 3: the first crossing of one half, on a logarithmic axis."""
     cases = [
         (torch.tensor([0.1, 1.0, 10.0, 100.0]), torch.tensor([0.0, 0.2, 0.9, 1.0])),
-        (torch.tensor([0.02, 0.3, 4.0, 50.0, 200.0]), torch.tensor([0.1, 0.4, 0.55, 0.45, 0.95])),  # crosses twice
+        (
+            torch.tensor([0.02, 0.3, 4.0, 50.0, 200.0]),
+            torch.tensor([0.1, 0.4, 0.55, 0.45, 0.95]),
+        ),  # crosses twice
         (torch.tensor([1.0, 4.0, 20.0]), torch.tensor([0.05, 0.5, 0.8])),  # just at one half
         (torch.tensor([1.0, 10.0, 100.0]), torch.tensor([0.3, 0.31, 1.0])),
     ]
@@ -99,9 +106,13 @@ def check_half(function: object) -> None:
         "the line is drawn in frequency, not in its logarithm.": lambda q, s: half(q, s, log=False),
         "this is the first point at or above one half: go back along the line.": lambda q, s: q[first(s)],
         "this is the last point below one half before the crossing.": lambda q, s: q[first(s) - 1],
-        "half way between the two points, wherever the share is.": lambda q, s: (q[first(s)] * q[first(s) - 1]).sqrt(),
+        "half way between the two points, wherever the share is.": lambda q, s: (
+            q[first(s)] * q[first(s) - 1]
+        ).sqrt(),
         "this is the logarithm of the frequency.": lambda q, s: half(q, s).log(),
-        "this is the nearest point of the curve: one half lies between points.": lambda q, s: q[(s - 0.5).abs().argmin()],
+        "this is the nearest point of the curve: one half lies between points.": lambda q, s: q[
+            (s - 0.5).abs().argmin()
+        ],
     }
     check("half point", function, half, cases, mistakes, atol=1e-4, say="on the axis that it lives on")
 
@@ -131,7 +142,9 @@ def check_frontier(function: object) -> None:
     for n, seed in ((9, 1), (14, 2), (20, 3)):
         compute = (torch.rand(n, generator=torch.Generator().manual_seed(seed)) * 6).exp()
         loss = 3 * compute**-0.3 * (0.4 * random(n, seed=seed).abs()).exp()
-        cases.append((compute, loss, torch.randint(0, 1000, (60, n), generator=torch.Generator().manual_seed(seed))))
+        cases.append(
+            (compute, loss, torch.randint(0, 1000, (60, n), generator=torch.Generator().manual_seed(seed)))
+        )
     every = lambda c, v: torch.ones(len(c), dtype=torch.bool)
     later = lambda c, v: torch.stack([~((c > x) & (v < y)).any() for x, y in zip(c, v)])
     whole = frontier_and_interval
@@ -153,7 +166,9 @@ def check_frontier(function: object) -> None:
         except (TypeError, ValueError, RuntimeError):
             return answer
 
-    check_through(flat, "frontier", function, whole, cases, mistakes, atol=1e-3, say="a slope, and how sure it is")
+    check_through(
+        flat, "frontier", function, whole, cases, mistakes, atol=1e-3, say="a slope, and how sure it is"
+    )
 
 
 def dictionary(d: int, s: int, seed: int):
@@ -181,14 +196,30 @@ def check_clamp(function: object) -> None:
     mistakes = {
         "the error term is lost: what does the dictionary miss of x?": lambda *a: clamp(*a, error=0.0),
         "the error term is taken away where it should be added.": lambda *a: clamp(*a, error=-1.0),
-        "huge rows are changed as well: leave those above the limit alone.": lambda *a: clamp(*a[:-1], torch.inf),
-        "only the huge rows are changed.": lambda *a: torch.where(a[0].norm(dim=1, keepdim=True) > a[-1], clamp(*a[:-1], torch.inf), a[0]),
+        "huge rows are changed as well: leave those above the limit alone.": lambda *a: clamp(
+            *a[:-1], torch.inf
+        ),
+        "only the huge rows are changed.": lambda *a: torch.where(
+            a[0].norm(dim=1, keepdim=True) > a[-1], clamp(*a[:-1], torch.inf), a[0]
+        ),
         "the value is added to the feature: it is to *become* the value.": lambda *a: clamp(*a, add=True),
-        "the feature is multiplied by the value: it is to become the value.": lambda *a: clamp(*a, scaled=True),
+        "the feature is multiplied by the value: it is to become the value.": lambda *a: clamp(
+            *a, scaled=True
+        ),
         "x comes back as it was.": lambda *a: a[0],
-        "the error of the *changed* reconstruction is added, which takes the clamp back.": lambda *a: a[0] + 0,
+        "the error of the *changed* reconstruction is added, which takes the clamp back.": lambda *a: (
+            a[0] + 0
+        ),
     }
-    check("clamp with error", function, clamp, cases, mistakes, atol=1e-3, say="nothing lost but what you meant to change")
+    check(
+        "clamp with error",
+        function,
+        clamp,
+        cases,
+        mistakes,
+        atol=1e-3,
+        say="nothing lost but what you meant to change",
+    )
 
 
 def purity(f: Tensor, truth: Tensor, share: float = 0.5) -> Tensor:
@@ -204,7 +235,9 @@ def check_page(function: object) -> None:
         truth = torch.rand(n, generator=rng) < 0.25
         own = truth * (0.6 + 0.4 * torch.rand(n, generator=rng))
         noise = (torch.rand(n, generator=rng) < 0.25) * torch.rand(n, generator=rng)
-        own = own + ~truth * (torch.rand(n, generator=rng) < 0.8) * 0.3 * torch.rand(n, generator=rng)  # weak ones drift
+        own = own + ~truth * (torch.rand(n, generator=rng) < 0.8) * 0.3 * torch.rand(
+            n, generator=rng
+        )  # weak ones drift
         noise[int(truth.nonzero()[0])] = 1.2  # its one best example is of the concept
         pair = [own * (1 + seed), noise * 3]
         cases.append((torch.stack(pair if real == 0 else pair[::-1], 1), truth))
@@ -219,7 +252,14 @@ def check_page(function: object) -> None:
         "always the second page.": lambda f, t: 1,
         "the page that is active more often is named.": lambda f, t: int((f > 0).float().mean(0).argmax()),
     }  # fmt: skip
-    check("random page", function, lambda f, t: int(purity(f, t).argmin()), cases, mistakes, say="top examples flatter")
+    check(
+        "random page",
+        function,
+        lambda f, t: int(purity(f, t).argmin()),
+        cases,
+        mistakes,
+        say="top examples flatter",
+    )
 
 
 def nested(t, f, W, b, prefixes, ends=lambda p, s: [*p, s], total=lambda e: sum(e) / len(e)):
@@ -228,7 +268,10 @@ def nested(t, f, W, b, prefixes, ends=lambda p, s: [*p, s], total=lambda e: sum(
 
 def check_nested(function: object) -> None:
     """Exercise 7: the mean over prefixes and the whole."""
-    cases = [(*parts(n, s, d, 7 * n), ends) for n, s, d, ends in ((6, 8, 4, [2, 5]), (5, 6, 3, [1]), (7, 10, 5, [2, 4, 7]))]
+    cases = [
+        (*parts(n, s, d, 7 * n), ends)
+        for n, s, d, ends in ((6, 8, 4, [2, 5]), (5, 6, 3, [1]), (7, 10, 5, [2, 4, 7]))
+    ]
     blocks = lambda t, f, W, b, p: sum(
         squared(t, f[:, a:m], W[a:m], b) for a, m in zip([0, *p], [*p, f.shape[1]])) / (len(p) + 1)  # fmt: skip
     mistakes = {
@@ -242,4 +285,12 @@ def check_nested(function: object) -> None:
         "the bias of the decoder is forgotten.": lambda t, f, W, b, p: nested(t, f, W, 0 * b, p),
         "the error is a mean over dimensions: sum there.": lambda *a: nested(*a) / a[0].shape[1],
     }  # fmt: skip
-    check("nested loss", function, nested, cases, mistakes, atol=1e-3, say="small dictionaries inside a large one")
+    check(
+        "nested loss",
+        function,
+        nested,
+        cases,
+        mistakes,
+        atol=1e-3,
+        say="small dictionaries inside a large one",
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,9 +20,9 @@ from mi_course.corpora.corpus import generator
 from mi_course.files import save_checked
 from mi_course.models import TinyConfig, TinyTransformer, load, next_token_loss
 from mi_course.recipes.autoencoders import of_seed, saved_in_half
-from mi_course.recipes.lenses import NAME, in_half
-from mi_course.recipes.recipe import Recipe
-from mi_course.training import TrainConfig, fit
+from mi_course.recipes.lenses import NAME
+from mi_course.recipes.recipe import Recipe, TinyRecipe, in_half
+from mi_course.training import TrainConfig
 
 LAYER = 15
 LENGTH = 128  # tokens a window
@@ -64,7 +65,9 @@ class StreamRecipe(Recipe):
         """Weights in 16-bit floats; the card has FVU, L0 and dead share on held-out rows."""
         began = time.perf_counter()
         rows, held, told = self.rows(progress)
-        encoder = sae.SparseAutoencoder(sae.SaeConfig(**asdict(self.sae) | {"seed": self.sae.seed + self.seed}))
+        encoder = sae.SparseAutoencoder(
+            sae.SaeConfig(**asdict(self.sae) | {"seed": self.sae.seed + self.seed})
+        )
         encoder.start_from(rows[torch.randperm(len(rows), generator=generator(self.seed, 1))[: 2**14]])
 
         def sample(step: int) -> Tensor:
@@ -107,7 +110,10 @@ class SmolRecipe(StreamRecipe):
         say = print if progress else lambda *_: None
         model = pretrained.load(NAME, dtype=pretrained.quick_dtype())
         read = lambda texts, n: scaling.windows_of(model.tokenizer, texts, n, LENGTH, seed=self.seed)  # noqa: E731
-        tokens = [read(scaling.documentation(False), self.windows * 2 // 3), read(scaling.sources(False), self.windows // 3)]
+        tokens = [
+            read(scaling.documentation(False), self.windows * 2 // 3),
+            read(scaling.sources(False), self.windows // 3),
+        ]
         say(f"{self.stem}: text is read")
         tokens.append(prose_by(model, self.written, self.seed))
         say(f"{self.stem}: prose is written")
@@ -130,7 +136,11 @@ class SmolRecipe(StreamRecipe):
 @torch.no_grad()
 def prose_by(model, pages: int, seed: int, length: int = LENGTH) -> Int[Tensor, "page pos"]:
     """What the chat `model` writes when it is asked for prose: `pages` of so many tokens of `length`, drawn by `seed`."""
-    asked = [f"Write {form} about {subject}. Write plain text, no lists." for subject in scaling.SUBJECTS for form in scaling.FORMS]
+    asked = [
+        f"Write {form} about {subject}. Write plain text, no lists."
+        for subject in scaling.SUBJECTS
+        for form in scaling.FORMS
+    ]
     tokenizer, folder = model.tokenizer, pretrained.folder(NAME)
     writer, found = pretrained.language.weighted(folder, next(model.parameters()).dtype), []
     tokenizer.padding_side = "left"
@@ -170,7 +180,13 @@ class SmallStreamRecipe(StreamRecipe):
 def small(size: int) -> SmallStreamRecipe:
     """A dictionary of deep-6l with so many features, its `size`; one λ for all."""
     cfg = sae.SaeConfig(96, size, "relu_norm", l1=LAMBDA, seed=700)
-    return SmallStreamRecipe(f"sae-deep-{size}", f"{size} features, decoder norms in the penalty, of deep-6l", cfg, steps=1200, lr=4e-3)
+    return SmallStreamRecipe(
+        f"sae-deep-{size}",
+        f"{size} features, decoder norms in the penalty, of deep-6l",
+        cfg,
+        steps=1200,
+        lr=4e-3,
+    )
 
 
 LAMBDA = 3.0  # of the three sizes
@@ -198,22 +214,33 @@ class LawsRecipe(Recipe):
         text = SmallStreamRecipe("", "", sae.SaeConfig(96, 1), 1, windows=800, held_out=60, seed=self.seed)
         rows, held, told = text.rows(progress)
         world = scaling.zipf(seed=self.seed)
-        of = {"deep": (rows, held.float()), "zipf": (world.rows(60_000, self.seed), world.draw(8192, self.seed + 99)[0])}
+        of = {
+            "deep": (rows, held.float()),
+            "zipf": (world.rows(60_000, self.seed), world.draw(8192, self.seed + 99)[0]),
+        }
         tables = {name: self.losses(*pair, progress) for name, pair in of.items()}
         card = self.provenance(time.perf_counter() - began, device) | told | {
             "sizes": self.sizes, "steps": self.steps, "batch": self.batch, "l1": LAMBDA_OF_LAWS,
         }  # fmt: skip
         return save_checked(out / self.stem, tables, **card)
 
-    def losses(self, rows: Float[Tensor, "row d"], held: Float[Tensor, "row d"], progress: bool) -> Float[Tensor, "size step"]:
+    def losses(
+        self, rows: Float[Tensor, "row d"], held: Float[Tensor, "row d"], progress: bool
+    ) -> Float[Tensor, "size step"]:
         """The loss of SM-02 on `held` rows, each dictionary trained anew on `rows`; `progress` prints each."""
         found = []
         for size in self.sizes:
             for steps in self.steps:
                 cfg = sae.SaeConfig(rows.shape[1], size, "relu_norm", l1=LAMBDA_OF_LAWS, seed=700 + self.seed)
                 encoder = sae.SparseAutoencoder(cfg).start_from(rows[: 2**14])
-                sample = lambda step: rows[torch.randint(len(rows), (self.batch,), generator=generator(self.seed, step))].float()  # noqa: E731
-                sae.train(encoder, sample, sae.SaeTraining(steps, batch=self.batch, warmup=steps // 10, seed=self.seed))
+                sample = lambda step: rows[
+                    torch.randint(len(rows), (self.batch,), generator=generator(self.seed, step))
+                ].float()  # noqa: E731
+                sae.train(
+                    encoder,
+                    sample,
+                    sae.SaeTraining(steps, batch=self.batch, warmup=steps // 10, seed=self.seed),
+                )
                 with torch.no_grad():
                     found.append(float(sae.loss(encoder, held)[0]))
                 if progress:
@@ -222,11 +249,8 @@ class LawsRecipe(Recipe):
 
 
 @dataclass(frozen=True)
-class VillageRecipe(Recipe):
+class VillageRecipe(TinyRecipe):
     """The small model of a planted language with ciphers, topics and calls."""
-
-    training: TrainConfig = TrainConfig(steps=600, lr=4e-3, optimizer="muon")  # noqa: RUF009 (it is frozen)
-    batch: int = 32
 
     @property
     def config(self) -> TinyConfig:
@@ -234,21 +258,14 @@ class VillageRecipe(Recipe):
         return TinyConfig(n_layers=2, n_heads=4, d_model=64, d_vocab=scaling.Village().d_vocab, n_ctx=64, d_mlp=64,
                           act="relu", norm="rmsnorm", positions="rotary", seed=self.seed)  # fmt: skip
 
-    @property
-    def megabytes(self) -> float:
-        """Weights in 16-bit floats."""
-        return in_half(sum(p.numel() for p in TinyTransformer(self.config).parameters()))
+    def sampler(self) -> corpora.Sampler:
+        """Documents of the language."""
+        return scaling.Village().sampler(self.batch, seed=self.seed)
 
-    def make(self, out: Path, device: str, progress: bool) -> Path:
-        """Weights in 16-bit floats, and a card with the held-out loss."""
-        language, model, partial = scaling.Village(), TinyTransformer(self.config), out / f"{self.stem}.partial"
-        history = fit(model, language.sampler(self.batch, seed=self.seed), self.training, checkpoint=partial, progress=progress)
-        held = language.documents(200, seed=17).tokens
-        with torch.no_grad():
-            loss = float(next_token_loss(model.half().float()(held), held))
-        path = model.save(out / self.stem, half=True, **self.provenance(history.seconds, device), final={"held_out": round(loss, 4)})
-        partial.unlink()
-        return path
+    def final(self, model: TinyTransformer) -> dict[str, Any]:
+        """The held-out loss of the `model`."""
+        held = scaling.Village().documents(200, seed=17).tokens
+        return {"final": {"held_out": round(float(next_token_loss(model(held), held)), 4)}}
 
 
 @dataclass(frozen=True)
@@ -277,7 +294,8 @@ RECIPES = {
         SmolRecipe("sae-smollm2-16384", "16384 features, the 32 largest, of SmolLM2 before block 15",
                    sae.SaeConfig(576, 16384, "topk", k=32, seed=700), steps=5000, windows=7200, shipped=False),
         LawsRecipe("sae-deep-laws", "losses of 20 small dictionaries of deep-6l, sizes by steps"),
-        VillageRecipe("village", "two layers on a planted language with ciphers, topics and calls"),
+        VillageRecipe("village", "two layers on a planted language with ciphers, topics and calls",
+                      training=TrainConfig(steps=600, lr=4e-3, optimizer="muon"), batch=32),
         VillageStreamRecipe("sae-village", "256 features, the 8 largest, of village", sae.SaeConfig(64, 256, "topk", k=8, seed=700),
                             steps=1000, lr=3e-3),
     )

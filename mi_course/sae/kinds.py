@@ -132,7 +132,9 @@ class Nested(TopK):
 
     def prepare(self, sae):
         if sae.parts is not COPIES:
-            raise CourseError("A nested dictionary is not cut into shards: its prefixes would lie in one of them.")
+            raise CourseError(
+                "A nested dictionary is not cut into shards: its prefixes would lie in one of them."
+            )
 
     def extra(self, sae, pre, target, error, dead):
         whole, ends = error.square().sum(-1).mean(), sae.cfg.prefixes

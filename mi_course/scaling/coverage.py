@@ -47,7 +47,10 @@ def owners(
 
 
 def half_point(
-    frequency: Float[Tensor, "concept"], has: Bool[Tensor, "concept"], steps: int = 50, ridge: float | int = 1e-2
+    frequency: Float[Tensor, "concept"],
+    has: Bool[Tensor, "concept"],
+    steps: int = 50,
+    ridge: float | int = 1e-2,
 ) -> float:
     """The frequency at which a concept is as likely to have a feature as not: logistic regression on log₁₀ frequency.
 
@@ -139,9 +142,7 @@ def absorption(
     return torch.stack(result)
 
 
-def f1(
-    active: Float[Tensor, "sample n"], there: Float[Tensor, "sample m"]
-) -> Float[Tensor, "n m"]:
+def f1(active: Float[Tensor, "sample n"], there: Float[Tensor, "sample m"]) -> Float[Tensor, "n m"]:
     """F1 of every detector for every concept: the harmonic mean of precision and recall; 0 where nothing is hit.
 
     Args:

@@ -58,7 +58,11 @@ class Reader:
 
 @torch.no_grad()
 def recorded(
-    dictionary: SparseAutoencoder, rest: Rest, tokenizer, tokens: Int[Tensor, "window pos"], limit: float | int
+    dictionary: SparseAutoencoder,
+    rest: Rest,
+    tokenizer,
+    tokens: Int[Tensor, "window pos"],
+    limit: float | int,
 ) -> Recording:
     """Every feature of a dictionary on windows of text, 0 at the huge positions.
 
@@ -74,7 +78,16 @@ def recorded(
     everything = tuple(range(dictionary.cfg.d_sae))
     reader = Reader("documentation", tokenizer)
     return Recording(
-        dictionary, rest.model, reader, tokens, None, everything, f, (f > 0).float().mean(0), torch.zeros(dictionary.cfg.d_sae, 0), None
+        dictionary,
+        rest.model,
+        reader,
+        tokens,
+        None,
+        everything,
+        f,
+        (f > 0).float().mean(0),
+        torch.zeros(dictionary.cfg.d_sae, 0),
+        None,
     )
 
 
@@ -98,10 +111,15 @@ def page(recording: Recording, model, feature: int, label: str) -> FeaturePage:
     if facts["largest activation"] > 0:
         parts += [sae.examples_part(recording, f), sae.histogram_part(f, None, None)]
     close = " · ".join(f"{i} (cosine {v:.2f})" for v, i in zip(near.values.tolist(), near.indices.tolist()))
-    parts += [sae.varying(sae.logits_part(recording.corpus, weights)), sae.varying(f"<p>nearest features: {close}</p>")]
+    parts += [
+        sae.varying(sae.logits_part(recording.corpus, weights)),
+        sae.varying(f"<p>nearest features: {close}</p>"),
+    ]
     tokens = recording.corpus.spelt(weights.topk(5).indices)
     name = dictionary.card.get("recipe", f"{dictionary.cfg.d_sae} features")
-    return FeaturePage(feature, label, name, facts, tuple(tokens), tuple(near.indices.tolist()), "".join(parts))
+    return FeaturePage(
+        feature, label, name, facts, tuple(tokens), tuple(near.indices.tolist()), "".join(parts)
+    )
 
 
 def overview(pages: Sequence[FeaturePage]) -> Varying:

@@ -116,7 +116,12 @@ def topics(
 
 
 def families(
-    n: int = 10, each: int = 3, d: int = 64, frequency: float | int = 0.15, child: float | int = 0.2, seed: int = 0
+    n: int = 10,
+    each: int = 3,
+    d: int = 64,
+    frequency: float | int = 0.15,
+    child: float | int = 0.2,
+    seed: int = 0,
 ) -> World:
     """Parents that come alone or with one child; no child comes without its parent.
 

@@ -83,7 +83,14 @@ SUBJECTS = ("a storm at sea", "an old clock", "a lost dog", "a wedding in a vill
             "a train journey", "a school in the mountains", "a painter and her brother", "a hospital at night",
             "a war that nobody wanted", "a garden in spring", "a theft in a museum", "a famous singer", "moving to a new city",
             "a court case")  # fmt: skip
-FORMS = ("a short story", "a letter to a friend", "a newspaper report", "a page of a diary", "a conversation", "an essay")
+FORMS = (
+    "a short story",
+    "a letter to a friend",
+    "a newspaper report",
+    "a page of a diary",
+    "a conversation",
+    "an essay",
+)
 
 
 def docstrings(source: str) -> str:
