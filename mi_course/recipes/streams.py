@@ -57,7 +57,7 @@ class StreamRecipe(Recipe):
         """Matrices in 16-bit floats."""
         return in_half(2 * self.sae.d_in * self.sae.d_sae)
 
-    def rows(self, progress: bool) -> tuple[Float[Tensor, "row d"], Float[Tensor, "row d"], dict]:
+    def rows(self, progress: bool) -> tuple[Float[Tensor, "row d"], Float[Tensor, "held d"], dict]:
         """What it is trained on, what is held out, and what the card says of them; `progress` prints where it is."""
         raise NotImplementedError
 
@@ -225,7 +225,7 @@ class LawsRecipe(Recipe):
         return save_checked(out / self.stem, tables, **card)
 
     def losses(
-        self, rows: Float[Tensor, "row d"], held: Float[Tensor, "row d"], progress: bool
+        self, rows: Float[Tensor, "row d"], held: Float[Tensor, "held d"], progress: bool
     ) -> Float[Tensor, "size step"]:
         """The loss of SM-02 on `held` rows, each dictionary trained anew on `rows`; `progress` prints each."""
         found = []
