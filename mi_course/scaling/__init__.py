@@ -1,4 +1,12 @@
-"""Dictionaries at scale: what a real model's stream is read with, laws of size, what a dictionary misses, clamping."""
+"""Dictionaries at scale: what a real model's stream is read with, laws of size, what a dictionary misses, clamping.
+
+>>> from mi_course import sae, scaling
+>>> world = scaling.families(n=3, each=2, d=8)
+>>> x, truth = world.draw(100)
+>>> dictionary = sae.SparseAutoencoder(sae.SaeConfig(8, 9, "nested", k=2, prefixes=(3,)))
+>>> scaling.covered(dictionary.encode(x).detach(), truth).shape
+torch.Size([9])
+"""
 
 from mi_course.scaling.clamping import (
     Rest,

@@ -27,7 +27,13 @@ CALL, MANNER = 2, 3  # where in a block
 
 
 class Documents(NamedTuple):
-    """Tokens, and what they were drawn from."""
+    """Tokens, and what they were drawn from.
+
+    Args:
+        tokens: of each document.
+        topic: its number.
+        careless: whether most of its calls are unsafe.
+    """
 
     tokens: Int[Tensor, "document pos"]
     topic: Int[Tensor, "document"]

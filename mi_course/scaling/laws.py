@@ -22,7 +22,13 @@ from mi_course.errors import CourseError
 
 
 class PowerLaw(NamedTuple):
-    """y ≈ factor · x^exponent, and the R² of the line in logs."""
+    """y ≈ factor · x^exponent, and the R² of the line in logs.
+
+    Args:
+        factor: y where x is 1.
+        exponent: the slope in logs.
+        r_squared: share of the variance of log y that the line explains.
+    """
 
     factor: float
     exponent: float
