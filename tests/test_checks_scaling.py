@@ -95,18 +95,17 @@ def clamp_along_a_row(x, encode, decode, feature, value, limit):
     return out
 
 
-def random_page(f, truth):
+def two_pages(f, truth):
     strong = f > f.max(0).values / 2
-    purity = (strong & truth[:, None]).sum(0) / strong.sum(0)
-    return int(purity.argmin())
+    return (strong & truth[:, None]).sum(0) / strong.sum(0)
 
 
-def random_page_by_loop(f, truth):
+def two_pages_by_loop(f, truth):
     shares = []
     for column in f.T.tolist():
         strong = [bool(t) for v, t in zip(column, truth) if v > max(column) / 2]
         shares.append(sum(strong) / len(strong))
-    return 0 if shares[0] < shares[1] else 1
+    return shares
 
 
 def nested_loss(t, f, W_dec, b_dec, prefixes):
@@ -129,7 +128,7 @@ RIGHT = [
     (checks.check_half, half_frequency, half_by_powers),
     (checks.check_frontier, frontier_slope, frontier_by_numpy),
     (checks.check_clamp, clamp_with_error, clamp_along_a_row),
-    (checks.check_page, random_page, random_page_by_loop),
+    (checks.check_page, two_pages, two_pages_by_loop),
     (checks.check_nested, nested_loss, nested_by_masks),
 ]
 
@@ -161,9 +160,10 @@ WRONG = [
     (checks.check_clamp, lambda *a: checks.clamp(*a[:-1], torch.inf), "huge rows are changed"),
     (checks.check_clamp, lambda *a: checks.clamp(*a, add=True), "to \\*become\\*"),
     (checks.check_clamp, lambda x, e, d, i, v, limit: x.mul_(1.0).add_(1.0), "in place"),
-    (checks.check_page, lambda f, t: int(checks.purity(f, t).argmax()), "concept's own page"),
-    (checks.check_page, lambda f, t: int(t[f.argmax(0)].float().argmin()), "single best example"),
-    (checks.check_page, lambda f, t: 0, "every time it is page 0"),
+    (checks.check_page, lambda f, t: torch.stack([t[f[:, i] > 0].float().mean() for i in (0, 1)]), "weak activity drifts"),
+    (checks.check_page, lambda f, t: t[f.argmax(0)].float(), "single best example"),
+    (checks.check_page, lambda f, t: (t[:, None] & (f > f.max(0).values / 2)).sum(0) / t.sum(), "this is recall"),
+    (checks.check_page, lambda f, t: (t[:, None] & (f > f.max(0).values / 2)).sum(0), "these are counts"),
     (checks.check_nested, lambda *a: checks.nested(*a, ends=lambda p, s: p), "whole is missing"),
     (checks.check_nested, lambda *a: checks.nested(*a, total=sum), "take their mean"),
     (checks.check_nested, lambda t, f, W, b, p: checks.squared(t, f, W, b), "whole alone"),

@@ -100,6 +100,7 @@ def check_half(function: object) -> None:
         ),  # crosses twice
         (torch.tensor([1.0, 4.0, 20.0]), torch.tensor([0.05, 0.5, 0.8])),  # just at one half
         (torch.tensor([1.0, 10.0, 100.0]), torch.tensor([0.3, 0.31, 1.0])),
+        (torch.tensor([0.5, 2.0, 3.0, 7.0, 40.0]), torch.tensor([0.0, 0.1, 0.2, 0.3, 0.8])),  # late
     ]
     first = lambda s: int((s >= 0.5).int().argmax())
     mistakes = {
@@ -189,10 +190,11 @@ def clamp(x, encode, decode, feature, value, limit, error=1.0, add=False, scaled
 def check_clamp(function: object) -> None:
     """Exercise 5: one feature fixed, the error term kept, huge rows left alone."""
     cases = []
-    for n, d, s, feature, value in ((6, 4, 7, 2, 3.0), (8, 5, 9, 0, 0.0), (5, 3, 4, 3, 1.5)):
+    for n, d, s, feature, value, limit in ((6, 4, 7, 2, 3.0, 20.0), (8, 5, 9, 0, 0.0, 60.0), (5, 3, 4, 3, 1.5, 9.0)):
         x = random(n, d, seed=n)
-        x[1] *= 40 / x[1].norm()
-        cases.append((x, *dictionary(d, s, 10 * n), feature, value, 20.0))
+        x[1] *= 1.5 * limit / x[1].norm()
+        x[2] *= 0.8 * limit / x[2].norm()
+        cases.append((x, *dictionary(d, s, 10 * n), feature, value, limit))
     mistakes = {
         "the error term is lost: what does the dictionary miss of x?": lambda *a: clamp(*a, error=0.0),
         "the error term is taken away where it should be added.": lambda *a: clamp(*a, error=-1.0),
@@ -228,38 +230,32 @@ def purity(f: Tensor, truth: Tensor, share: float = 0.5) -> Tensor:
 
 
 def check_page(function: object) -> None:
-    """Exercise 6: the feature whose strong half has less of the concept."""
+    """Exercise 6: purity of the strong half, of two features."""
     cases = []
-    for n, seed, real in ((60, 1, 0), (60, 2, 1), (80, 3, 1), (80, 4, 0), (90, 5, 0)):
+    for n, seed, real in ((60, 1, 0), (80, 2, 1), (90, 3, 1)):
         rng = torch.Generator().manual_seed(seed)
         truth = torch.rand(n, generator=rng) < 0.25
-        own = truth * (0.6 + 0.4 * torch.rand(n, generator=rng))
-        noise = (torch.rand(n, generator=rng) < 0.25) * torch.rand(n, generator=rng)
-        own = own + ~truth * (torch.rand(n, generator=rng) < 0.8) * 0.3 * torch.rand(
-            n, generator=rng
-        )  # weak ones drift
+        own = truth * (0.4 + 0.6 * torch.rand(n, generator=rng))
+        own = own + ~truth * (torch.rand(n, generator=rng) < 0.8) * 0.6 * torch.rand(n, generator=rng)  # weak ones drift
+        noise = (torch.rand(n, generator=rng) < 0.5) * torch.rand(n, generator=rng)
         noise[int(truth.nonzero()[0])] = 1.2  # its one best example is of the concept
         pair = [own * (1 + seed), noise * 3]
         cases.append((torch.stack(pair if real == 0 else pair[::-1], 1), truth))
-    at_all = lambda f, t: torch.stack([t[f[:, i] > 0].float().mean() for i in (0, 1)])
+    either = lambda rule: lambda f, t: torch.stack([rule(f[:, i], t, f) for i in (0, 1)])
+    share = lambda t: t.float().mean() if len(t) else torch.tensor(0.0)
     mistakes = {
-        "this is the concept's own page: the random one is wanted.": lambda f, t: int(purity(f, t).argmax()),
-        "all active tokens are judged: weak activity drifts, take the upper half.": lambda f, t: int(at_all(f, t).argmin()),
+        "all active tokens are judged: weak activity drifts, take the upper half.": either(lambda z, t, f: share(t[z > 0])),
+        "the single best example decides: any feature has one.": either(lambda z, t, f: t[z.argmax()].float()),
         "the half is taken of the larger maximum of the two: each feature has its own.":
-            lambda f, t: int(torch.stack([t[f[:, i] > f.max() / 2].float().mean() if bool((f[:, i] > f.max() / 2).any())
-                                          else torch.tensor(0.0) for i in (0, 1)]).argmin()),
-        "every time it is page 0. Is it the single best example that decides? Any feature has one.": lambda f, t: 0,
-        "always the second page.": lambda f, t: 1,
-        "the page that is active more often is named.": lambda f, t: int((f > 0).float().mean(0).argmax()),
+            either(lambda z, t, f: share(t[z > f.max() / 2])),
+        "this is recall: of the *strong* tokens, which share has the concept?":
+            either(lambda z, t, f: (z[t] > z.max() / 2).float().mean()),
+        "these are counts: a share is wanted.": either(lambda z, t, f: (t & (z > z.max() / 2)).sum().float()),
+        "this is the share of tokens that are strong and have the concept, among all.":
+            either(lambda z, t, f: (t & (z > z.max() / 2)).float().mean()),
+        "this is impurity: 1 less it.": lambda f, t: 1 - purity(f, t),
     }  # fmt: skip
-    check(
-        "random page",
-        function,
-        lambda f, t: int(purity(f, t).argmin()),
-        cases,
-        mistakes,
-        say="top examples flatter",
-    )
+    check("two pages", function, purity, cases, mistakes, say="the purer one is the concept's; top examples flatter")
 
 
 def nested(t, f, W, b, prefixes, ends=lambda p, s: [*p, s], total=lambda e: sum(e) / len(e)):
