@@ -143,9 +143,11 @@ def check_frontier(function: object) -> None:
     for n, seed in ((9, 1), (14, 2), (20, 3)):
         compute = (torch.rand(n, generator=torch.Generator().manual_seed(seed)) * 6).exp()
         loss = 3 * compute**-0.3 * (0.4 * random(n, seed=seed).abs()).exp()
-        cases.append(
-            (compute, loss, torch.randint(0, 1000, (60, n), generator=torch.Generator().manual_seed(seed)))
-        )
+        first = int(compute.argmin())
+        compute, loss = compute / compute[first], loss / loss[first]
+        draws = torch.randint(0, 1000, (60, n), generator=torch.Generator().manual_seed(seed))
+        draws[5:15] = 0  # one run alone: the cheapest
+        cases.append((compute, loss, draws))
     every = lambda c, v: torch.ones(len(c), dtype=torch.bool)
     later = lambda c, v: torch.stack([~((c > x) & (v < y)).any() for x, y in zip(c, v)])
     whole = frontier_and_interval
