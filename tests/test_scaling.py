@@ -307,6 +307,9 @@ def test_windows_do_not_overlap_and_short_texts_give_none():
     texts = {"a": "abcdefghij", "b": "xy", "c": "klmnopqrstuvwxyz"}
     rows = scaling.windows_of(Letters(), texts, 5, 5)
     assert rows.shape == (5, 5)
+    assert scaling.windows_of(Letters(), texts, 2, 5, each=1).shape == (2, 5)
+    with pytest.raises(CourseError, match="only 2 windows"):
+        scaling.windows_of(Letters(), texts, 3, 5, each=1)
     with pytest.raises(CourseError, match="only 5 windows"):
         scaling.windows_of(Letters(), texts, 6, 5)
     assert scaling.prose_windows(Letters(), 40).shape == (len(scaling.PROSE), 40)

@@ -135,7 +135,7 @@ def sources(held_out: bool) -> dict[str, str]:
 
 
 def windows_of(
-    tokenizer, texts: dict[str, str], n: int, length: int, seed: int = 0
+    tokenizer, texts: dict[str, str], n: int, length: int, seed: int = 0, each: int | None = None
 ) -> Int[Tensor, "n length"]:
     """Windows that do not overlap, from texts in random order until there are enough; short texts give none.
 
@@ -145,11 +145,12 @@ def windows_of(
         n: how many.
         length: tokens each.
         seed: the order.
+        each: at most so many of one text, from its beginning on; None: all it has.
     """
     names, rows = sorted(texts), []
     for i in torch.randperm(len(names), generator=generator(seed, 7)).tolist():
         ids = tokenizer(texts[names[i]][:CHARACTERS], add_special_tokens=False)["input_ids"]
-        rows += [ids[at : at + length] for at in range(0, len(ids) - length + 1, length)]
+        rows += [ids[at : at + length] for at in range(0, len(ids) - length + 1, length)][:each]
         if len(rows) >= n:
             return torch.tensor(rows[:n])
     raise CourseError(f"These texts have only {len(rows)} windows of {length} tokens, not {n}.")
