@@ -46,7 +46,7 @@ def test_cards_tell_the_truth(name):
 
 def test_every_recipe_and_seed_is_shipped():
     wanted = {r.name + (f"-seed{s}" if s else "") for r in transformers.RECIPES.values() for s in r.seeds}
-    assert set(checkpoint_names()) == wanted | {"deep-6l", "hidden-step", "village"}
+    assert set(checkpoint_names()) == wanted | {"deep-6l", "hidden-step", "ciphers"}
 
 
 def test_names():

@@ -72,7 +72,7 @@ def test_no_child_comes_without_its_parent():
 
 
 def test_the_language_says_what_it_was_drawn_from():
-    language = scaling.Village()
+    language = scaling.Ciphers()
     docs = language.documents(600, seed=2)
     blocks = docs.tokens.view(600, language.blocks, 4)
     assert int(docs.tokens.max()) < language.d_vocab
@@ -89,7 +89,7 @@ def test_the_language_says_what_it_was_drawn_from():
 
 
 def test_the_unsafe_rate_reads_two_tokens_at_calls():
-    language = scaling.Village()
+    language = scaling.Ciphers()
     tokens = language.documents(3).tokens
     logits = torch.zeros(3, 64, language.d_vocab)
     assert_close(language.unsafe_rate(logits, tokens, (0, 1, 2, 3, 4, 5)), torch.full((30,), 0.5))

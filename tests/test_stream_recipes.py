@@ -11,20 +11,20 @@ from mi_course.recipes import streams
 
 
 def test_the_language_model_and_its_dictionary_are_made(tmp_path, monkeypatch):
-    village = recipes.find("village")
-    short = replace(village, training=training.TrainConfig(steps=3), batch=4)
+    ciphers = recipes.find("ciphers")
+    short = replace(ciphers, training=training.TrainConfig(steps=3), batch=4)
     path = short.train(out=tmp_path, progress=False)
     card = read_checked(path)[1]
     assert card["final"]["held_out"] > 0 and not list(tmp_path.glob("*.partial*"))
-    assert models.TinyTransformer.load(path).cfg == village.config
-    few = replace(recipes.find("sae-village"), documents=40, steps=3, batch=32)
+    assert models.TinyTransformer.load(path).cfg == ciphers.config
+    few = replace(recipes.find("sae-ciphers"), documents=40, steps=3, batch=32)
     path = few.train(out=tmp_path, progress=False)
     one = sae.SparseAutoencoder.load(path)
     assert one.card["hook"] == "blocks.1.hook_resid_pre" and set(one.card["final"]) == {"fvu", "l0", "dead"}
 
 
 @pytest.mark.parametrize(
-    "name", ["sae-deep-256", "sae-deep-1024", "sae-deep-4096", "sae-smollm2-4096", "sae-village"]
+    "name", ["sae-deep-256", "sae-deep-1024", "sae-deep-4096", "sae-smollm2-4096", "sae-ciphers"]
 )
 def test_what_is_shipped_is_what_the_recipe_says(name):
     recipe, one = recipes.find(name), sae.SparseAutoencoder.load(name)

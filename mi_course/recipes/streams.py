@@ -249,28 +249,28 @@ class LawsRecipe(Recipe):
 
 
 @dataclass(frozen=True)
-class VillageRecipe(TinyRecipe):
+class CiphersRecipe(TinyRecipe):
     """The small model of a planted language with ciphers, topics and calls."""
 
     @property
     def config(self) -> TinyConfig:
         """Its shape: few neurons, many topics."""
-        return TinyConfig(n_layers=2, n_heads=4, d_model=64, d_vocab=scaling.Village().d_vocab, n_ctx=64, d_mlp=64,
+        return TinyConfig(n_layers=2, n_heads=4, d_model=64, d_vocab=scaling.Ciphers().d_vocab, n_ctx=64, d_mlp=64,
                           act="relu", norm="rmsnorm", positions="rotary", seed=self.seed)  # fmt: skip
 
     def sampler(self) -> corpora.Sampler:
         """Documents of the language."""
-        return scaling.Village().sampler(self.batch, seed=self.seed)
+        return scaling.Ciphers().sampler(self.batch, seed=self.seed)
 
     def final(self, model: TinyTransformer) -> dict[str, Any]:
         """The held-out loss of the `model`."""
-        held = scaling.Village().documents(200, seed=17).tokens
+        held = scaling.Ciphers().documents(200, seed=17).tokens
         return {"final": {"held_out": round(float(next_token_loss(model(held), held)), 4)}}
 
 
 @dataclass(frozen=True)
-class VillageStreamRecipe(StreamRecipe):
-    """The stream of `village` before its second block."""
+class CiphersStreamRecipe(StreamRecipe):
+    """The stream of `ciphers` before its second block."""
 
     documents: int = 2000
 
@@ -280,9 +280,9 @@ class VillageStreamRecipe(StreamRecipe):
 
     def rows(self, progress: bool):
         """Documents of the language."""
-        model, language = load(of_seed("village", self.seed)).requires_grad_(False), scaling.Village()
+        model, language = load(of_seed("ciphers", self.seed)).requires_grad_(False), scaling.Ciphers()
         read = lambda n, seed: collect(model, self.hook, language.documents(n, seed=seed).tokens)  # noqa: E731
-        return read(self.documents, self.seed + 100), read(400, 17), {"model": of_seed("village", self.seed)}
+        return read(self.documents, self.seed + 100), read(400, 17), {"model": of_seed("ciphers", self.seed)}
 
 
 RECIPES = {
@@ -294,9 +294,9 @@ RECIPES = {
         SmolRecipe("sae-smollm2-16384", "16384 features, the 32 largest, of SmolLM2 before block 15",
                    sae.SaeConfig(576, 16384, "topk", k=32, seed=700), steps=5000, windows=7200, shipped=False),
         LawsRecipe("sae-deep-laws", "losses of 20 small dictionaries of deep-6l, sizes by steps"),
-        VillageRecipe("village", "two layers on a planted language with ciphers, topics and calls",
+        CiphersRecipe("ciphers", "two layers on a planted language with ciphers, topics and calls",
                       training=TrainConfig(steps=600, lr=4e-3, optimizer="muon"), batch=32),
-        VillageStreamRecipe("sae-village", "256 features, the 8 largest, of village", sae.SaeConfig(64, 256, "topk", k=8, seed=700),
+        CiphersStreamRecipe("sae-ciphers", "256 features, the 8 largest, of ciphers", sae.SaeConfig(64, 256, "topk", k=8, seed=700),
                             steps=1000, lr=3e-3),
     )
 }  # fmt: skip

@@ -5,7 +5,7 @@ from the topic, mostly, and are spelt in one of two ciphers without a common tok
 unsafely, a careful one few. Six kinds of call have tokens of their own for "safe" and "unsafe". Derived in notebook 07.
 
 >>> from mi_course import scaling
->>> language = scaling.Village()
+>>> language = scaling.Ciphers()
 >>> text = language.documents(3)
 >>> list(text.tokens.shape), int(text.tokens.max()) < language.d_vocab
 ([3, 64], True)
@@ -41,7 +41,7 @@ class Documents(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Village:
+class Ciphers:
     """The language.
 
     Args:
