@@ -30,6 +30,7 @@ from benchmarks import (
     sae,
     shown,
     small_transformers,
+    steering,
     sweeps,
     toy_models,
     vision,
@@ -42,7 +43,7 @@ RESULTS = HERE / "RESULTS.md"
 PARTS = {"transformers": small_transformers.run, "zero layers": zero_layer.run, "toy models": toy_models.run,
          "autoencoders": sae.run, "patching": patching.run, "explanations": explanations.run,
          "erasure": erasure.run, "grokking": grokking.run, "lenses": lenses.run, "real models": real_models.run,
-         "sweeps": sweeps.run, "vision": vision.run}  # fmt: skip
+         "steering": steering.run, "sweeps": sweeps.run, "vision": vision.run}  # fmt: skip
 HEADER = """# Measured
 
 Each pair ran in one process, rounds interleaved (A B A B …); the ratio is the median over rounds, with its 10–90% range.

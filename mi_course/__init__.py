@@ -25,6 +25,7 @@ ioi            08  a circuit of a whole behaviour, and its tests
 grokking       09  arithmetic by heart, then by trigonometry
 probing        10  what can be read, what is used, and what is left when it is gone
 lenses         11  what a model is about to say, layer by layer, and credit from gradients
+steering       12  one vector: added, taken out, capped, and what that costs
 explanations   13  the explanations everyone else uses, beside a known mechanism
 vision         14  what units of an image network answer to, and pictures made to please them
 
