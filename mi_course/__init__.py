@@ -20,6 +20,7 @@ induction      03  two layers that say again what they read once
 superposition  04  more features than dimensions
 sae            05  sparse autoencoders
 patching       06  what carries the answer
+scaling        07  dictionaries of a real model, laws of size, what a dictionary misses, clamping
 ioi            08  a circuit of a whole behaviour, and its tests
 grokking       09  arithmetic by heart, then by trigonometry
 probing        10  what can be read, what is used, and what is left when it is gone

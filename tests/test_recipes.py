@@ -11,7 +11,7 @@ from mi_course import corpora, induction, recipes
 from mi_course.errors import CourseError
 from mi_course.files import checkpoint_names, data_dir, read_checked
 from mi_course.models import load
-from mi_course.recipes import lenses, steering, transformers
+from mi_course.recipes import lenses, steering, streams, transformers
 
 CARDS = sorted((data_dir() / "checkpoints").glob("*.json"))
 
@@ -28,8 +28,8 @@ def test_shipped_files_are_whole_and_have_a_recipe(card):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in checkpoint_names() if n not in lenses.RECIPES | steering.RECIPES]
-)  # theirs: test_lens_recipes, test_steering
+    "name", [n for n in checkpoint_names() if n not in lenses.RECIPES | steering.RECIPES | streams.RECIPES]
+)  # theirs: test_lens_recipes, test_steering, test_stream_recipes
 def test_cards_tell_the_truth(name):
     model, recipe = load(name), recipes.find(name)
     card = model.card
@@ -46,7 +46,7 @@ def test_cards_tell_the_truth(name):
 
 def test_every_recipe_and_seed_is_shipped():
     wanted = {r.name + (f"-seed{s}" if s else "") for r in transformers.RECIPES.values() for s in r.seeds}
-    assert set(checkpoint_names()) == wanted | {"deep-6l", "hidden-step", "village"}
+    assert set(checkpoint_names()) == wanted | {"deep-6l", "hidden-step", "village", "ciphers"}
 
 
 def test_names():

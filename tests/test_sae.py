@@ -14,7 +14,7 @@ from mi_course.training import History, Snapshots, TrainingDiverged, say
 
 SETTINGS = {
     "relu": {"l1": 0.5}, "relu_norm": {"l1": 0.5}, "topk": {"k": 3}, "batchtopk": {"k": 3}, "jumprelu": {"l1": 0.2},
-    "gated": {"l1": 0.5},
+    "gated": {"l1": 0.5}, "nested": {"k": 3, "prefixes": (5,)},
 }  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def by_hand(one: sae.SparseAutoencoder, x: torch.Tensor) -> tuple[float, torch.T
     t = x * one.scale - one.b_dec
     z = torch.tensor([[float(row @ W[:, i] + one.b_enc[i]) for i in range(cfg.d_sae)] for row in t])
     f = z.clamp_min(0)
-    if kind == "topk":
+    if kind in ("topk", "nested"):
         f = torch.stack([torch.where(row >= row.sort().values[-cfg.k], row, 0) for row in f])
     if kind == "batchtopk":
         f = torch.where(f >= f.flatten().sort().values[-cfg.k * len(x)], f, 0)
@@ -59,6 +59,8 @@ def by_hand(one: sae.SparseAutoencoder, x: torch.Tensor) -> tuple[float, torch.T
     error = (x * one.scale - f @ one.W_dec - one.b_dec).square().sum(1)
     if kind == "gated":
         error = error + (x * one.scale - z.clamp_min(0) @ one.W_dec - one.b_dec).square().sum(1)
+    if kind == "nested":  # the mean of the first five alone and of all
+        error = (error + (x * one.scale - f[:, :5] @ one.W_dec[:5] - one.b_dec).square().sum(1)) / 2
     return float((error + cfg.l1 * penalty.get(kind, f * 0).sum(1)).mean()), f
 
 

@@ -48,6 +48,15 @@ def test_settings_that_cannot_be(settings, sentence):
     assert sentence in str(error.value)
 
 
+def test_a_sweep_with_a_name_has_settings_of_its_own():
+    recipe, vary = varying.sweep_named("scaling", {"steps": ["5"]})
+    assert recipe == "sae-deep-256" and vary == {"sae.d_sae": [32, 96, 320, 1024], "steps": ["5"]}
+    assert varying.varied(recipe, {"sae.d_sae": 32, "steps": "5"}).steps == 5
+    assert varying.sweep_named("mlp-1l", {"seed": ["0"]}) == ("mlp-1l", {"seed": ["0"]})
+    with pytest.raises(CourseError, match="--vary SETTING=A,B: mlp-1l has no sweep"):
+        varying.sweep_named("mlp-1l", {})
+
+
 def test_every_combination_is_one_task(tmp_path):
     found = varying.tasks("sae-512-l3", {"sae.d_sae": ["256", "512"], "seed": ["0", "1"]}, tmp_path)
     assert [task.name for task in found][:2] == ["sae-512-l3-d_sae256-seed0", "sae-512-l3-d_sae256-seed1"]

@@ -278,14 +278,14 @@ def train(
     return 0
 
 
-@command(WRITE, "mlp-1l --vary seed=0,1 --vary batch=8,16 | 4 runs",
+@command(WRITE, "mlp-1l --vary seed=0,1 --vary batch=8,16 | 4 runs", "scaling | notebook 07's sizes and steps",
          "mlp-1l --vary seed=0,1 --scheduler n7:8786 | far")  # fmt: skip
 def sweep(
-    name: Annotated[str, typer.Argument(help="The recipe.", autocompletion=known_checkpoints)],
+    name: Annotated[str, typer.Argument(help="The recipe, or `scaling`.", autocompletion=known_checkpoints)],
     vary: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(metavar="SETTING=A,B,…", help="Values of a setting; several: every combination."),
-    ],
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder of results (build/sweeps/NAME).")
     ] = None,
@@ -294,8 +294,11 @@ def sweep(
 ) -> int:
     """Train a recipe with many settings; what is done already is not done again."""
     from mi_course.course import sweeping
+    from mi_course.recipes import varying
 
-    return sweeping.sweep(name, vary, out, workers, scheduler)
+    if not vary and name not in varying.SWEEPS:
+        raise Misunderstood("Missing option '--vary': say what changes.")
+    return sweeping.sweep(name, vary or [], out, workers, scheduler)
 
 
 def writable(folder: Path) -> None:

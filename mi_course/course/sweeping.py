@@ -16,14 +16,15 @@ def sweep(name: str, vary: Sequence[str], out: Path | None, workers: int, schedu
     """Train every combination, and write `table.csv` beside the results; 1 if a run failed.
 
     Args:
-        name: of the recipe.
+        name: of the recipe, or of a sweep that has one (`varying.SWEEPS`).
         vary: such as `sae.d_sae=256,512`.
         out: folder of the results.
         workers: runs at a time.
         scheduler: address of a dask scheduler.
     """
     out = (out or places.root() / "build" / "sweeps" / name).resolve()
-    found = sweeps.run(varying.tasks(name, values(vary), out), out, workers=workers, scheduler=scheduler)
+    recipe, settings = varying.sweep_named(name, values(vary))
+    found = sweeps.run(varying.tasks(recipe, settings, out), out, workers=workers, scheduler=scheduler)
     files.write(out / "table.csv", found.table())
     print(found.table(), end="")
     print(out / "table.csv")

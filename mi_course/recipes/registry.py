@@ -6,13 +6,22 @@ A recipe's seeds are shipped as NAME (seed 0), NAME-seed1, NAME-seed2, …; a ca
 from __future__ import annotations
 
 from mi_course.errors import CourseError, nearest
-from mi_course.recipes import arithmetic, autoencoders, lenses, oracles, steering, toys, transformers
+from mi_course.recipes import (
+    arithmetic,
+    autoencoders,
+    lenses,
+    oracles,
+    steering,
+    streams,
+    toys,
+    transformers,
+)
 from mi_course.recipes.recipe import Recipe
 
 
 def everything() -> dict[str, Recipe]:
-    """All recipes by name: transformers, toy models, autoencoders, runs that grok, lenses, oracles."""
-    families = (transformers, toys, autoencoders, arithmetic, lenses, steering, oracles)
+    """All recipes by name: transformers, toy models, autoencoders, runs that grok, lenses, steering, streams, oracles."""
+    families = (transformers, toys, autoencoders, arithmetic, lenses, steering, streams, oracles)
     return {name: recipe for family in families for name, recipe in family.RECIPES.items()}
 
 

@@ -19,6 +19,10 @@ from mi_course.sweeps import Task, flat, grid
 
 TRAIN = "mi_course.recipes.varying:train_varied"
 NAMED = "mi_course.recipes.varying:train_named"
+# Sweeps with a name: notebook 07's, sizes by steps; other values may be asked for.
+SWEEPS = {
+    "scaling": ("sae-deep-256", {"sae.d_sae": [32, 96, 320, 1024], "steps": [50, 100, 200, 400, 800]}),
+}
 
 
 def varied(name: str, settings: dict[str, Any]) -> Recipe:
@@ -31,6 +35,16 @@ def varied(name: str, settings: dict[str, Any]) -> Recipe:
             recipe = with_field(recipe, path.split("."), value, path)
     tail = "-".join(f"{path.rpartition('.')[2]}{value}" for path, value in settings.items())
     return replace(recipe, name=f"{name}-{tail}" if tail else name)
+
+
+def sweep_named(name: str, vary: dict[str, Sequence]) -> tuple[str, dict[str, Sequence]]:
+    """The recipe and the settings of a sweep: of one with a `name`, its own where `vary` says nothing else."""
+    recipe, own = SWEEPS.get(name, (name, {}))
+    if not {**own, **vary}:
+        raise CourseError(
+            f"Say what changes, --vary SETTING=A,B: {name} has no sweep of its own ({', '.join(SWEEPS)} has)."
+        )
+    return recipe, {**own, **vary}
 
 
 def with_field(holder: Any, path: Sequence[str], value: Any, whole: str) -> Any:

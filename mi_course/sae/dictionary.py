@@ -35,13 +35,14 @@ class SaeConfig:
     Args:
         d_in: width of the layer it reads.
         d_sae: number of features.
-        kind: `relu`, `relu_norm`, `topk`, `batchtopk`, `jumprelu` or `gated`.
+        kind: `relu`, `relu_norm`, `topk`, `batchtopk`, `jumprelu`, `gated` or `nested`.
         l1: λ of the penalty on f (relu, relu_norm, gated), or on the number of active features (jumprelu).
-        k: active features (topk; on average batchtopk).
+        k: active features (topk, nested; on average batchtopk).
         aux: weight of the auxiliary loss of topk and batchtopk, which revives dead features.
         bandwidth: of jumprelu's straight-through kernel, in units of the scaled activations.
         tied: W_enc is the transpose of W_dec.
         seed: of the starting weights.
+        prefixes: of nested, how many of the first features must rebuild alone, such as (16, 64).
     """
 
     d_in: int  # width of the layer it reads
@@ -55,8 +56,10 @@ class SaeConfig:
     bandwidth: float = 0.1  # of jumprelu's straight-through kernel, in units of the scaled activations
     tied: bool = False  # W_enc = W_decᵀ: the control of TM-02
     seed: int = 0
+    prefixes: tuple[int, ...] | list[int] = ()  # of nested: so many of the first features must rebuild alone
 
     def __post_init__(self):
+        object.__setattr__(self, "prefixes", tuple(self.prefixes))  # a card has a list
         if self.kind not in KINDS:
             raise CourseError(f"There is no autoencoder of kind {self.kind!r}.{nearest(self.kind, KINDS)}")
         if self.d_in < 1 or self.d_sae < 1:

@@ -113,6 +113,38 @@ class BatchTopK(TopK):
             sae.threshold.lerp_(smallest, 0.01 if sae.threshold > 0 else 1.0)
 
 
+class Nested(TopK):
+    """Matryoshka (Bussmann et al. 2025): the first features alone must rebuild as well as they can, at every prefix.
+
+    The squared error is a mean over the prefixes and the whole. A general feature that stands early cannot leave part of
+    its concept to a special one that stands late. Derived in notebook 07.
+    """
+
+    fast = False
+
+    def check(self, cfg):
+        super().check(cfg)
+        ends = list(cfg.prefixes)
+        if not ends or ends != sorted(set(ends)) or not 1 <= ends[0] or ends[-1] >= cfg.d_sae:
+            raise CourseError(
+                f"nested needs prefixes that rise from 1 to below d_sae = {cfg.d_sae}, such as (16, 64), not {cfg.prefixes}."
+            )
+
+    def prepare(self, sae):
+        if sae.parts is not COPIES:
+            raise CourseError(
+                "A nested dictionary is not cut into shards: its prefixes would lie in one of them."
+            )
+
+    def extra(self, sae, pre, target, error, dead):
+        whole, ends = error.square().sum(-1).mean(), sae.cfg.prefixes
+        f = sae.activate(pre)
+        parts = [(target - sae.b_dec - f[..., :m] @ sae.W_dec[:m]).square().sum(-1).mean() for m in ends]
+        nested = (sum(parts) - len(ends) * whole) / (len(ends) + 1)  # with the whole: the mean over all
+        aux = super().extra(sae, pre, target, error, dead)
+        return nested if aux is None else nested + aux
+
+
 class JumpRelu(Relu):
     """z where z > θ, else 0, with learnt θ and the penalty λ ‖f‖₀ (Rajamanoharan et al. 2024b)."""
 
@@ -152,7 +184,7 @@ class Gated(Relu):
 
 KINDS = {
     "relu": Relu(), "relu_norm": ReluNorm(), "topk": TopK(), "batchtopk": BatchTopK(), "jumprelu": JumpRelu(),
-    "gated": Gated(),
+    "gated": Gated(), "nested": Nested(),
 }  # fmt: skip
 UNIT_DECODER = tuple(name for name, kind in KINDS.items() if kind.unit_decoder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -145,7 +146,7 @@ class Recording:
     Args:
         sae: the autoencoder.
         model: whose activations it reads.
-        corpus: where the windows come from.
+        corpus: where the windows come from: a `Corpus`, or whatever has its `name` and `spelt`.
         tokens: the windows.
         script: of each token, where the corpus knows it.
         features: the numbers of the chosen ones.
@@ -157,7 +158,7 @@ class Recording:
 
     sae: SparseAutoencoder
     model: TinyTransformer
-    corpus: Corpus
+    corpus: Any  # with a `name`, and `spelt(tokens)`
     tokens: Int[Tensor, "window pos"]
     script: Int[Tensor, "window pos"] | None  # of each token, where the corpus knows
     features: tuple[int, ...]  # which

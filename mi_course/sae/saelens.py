@@ -20,14 +20,14 @@ from mi_course.sae.dictionary import SaeConfig, SparseAutoencoder
 SAELENS = "6.54.12"  # the release whose loader was read
 ARCHITECTURES = {
     "relu": "standard", "relu_norm": "standard", "topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu",
-    "gated": "gated",
+    "gated": "gated", "nested": "topk",
 }  # fmt: skip
 READ = {
     "gated": ("b_gate", "r_mag", "b_mag"),
     "jumprelu": ("b_enc", "threshold"),
 }  # beside W_enc, W_dec, b_dec
 WRITTEN = {
-    **dict.fromkeys(("relu", "relu_norm", "topk"), lambda sae: {"b_enc": sae.b_enc}),
+    **dict.fromkeys(("relu", "relu_norm", "topk", "nested"), lambda sae: {"b_enc": sae.b_enc}),
     "batchtopk": lambda sae: {"b_enc": sae.b_enc, "threshold": sae.threshold.expand_as(sae.b_enc)},
     "jumprelu": lambda sae: {"b_enc": sae.b_enc, "threshold": sae.log_threshold.exp()},
     "gated": lambda sae: {"b_gate": sae.b_enc, "r_mag": sae.r_mag, "b_mag": sae.b_mag},
@@ -38,7 +38,8 @@ def to_saelens(sae: SparseAutoencoder, folder: str | Path, **metadata) -> Path:
     """Write cfg.json and sae_weights.safetensors, which `SAE.load_from_disk` of SAELens reads.
 
     There is no `scale` there. (x·s − b) W = (x − b/s) (s W), so it goes into the weights and raw activations go in. As
-    in SAELens itself, batchtopk becomes jumprelu with its one threshold, and the decoder norms of relu_norm stay.
+    in SAELens itself, batchtopk becomes jumprelu with its one threshold, and the decoder norms of relu_norm stay; nested is
+    topk once it is trained.
 
     Args:
         sae: what is written.
@@ -57,7 +58,7 @@ def to_saelens(sae: SparseAutoencoder, folder: str | Path, **metadata) -> Path:
         "apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none",
         "metadata": {"sae_lens_version": SAELENS, "sae_lens_training_version": None, **metadata},
     }  # fmt: skip
-    if cfg.kind == "topk":
+    if ARCHITECTURES[cfg.kind] == "topk":
         card |= {"k": cfg.k, "rescale_acts_by_decoder_norm": False}
     folder = Path(folder)
     blob = save_safetensors(
