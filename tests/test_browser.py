@@ -169,6 +169,8 @@ def test_a_verdict_names_its_columns_on_a_phone_and_has_room_for_words_on_a_desk
     labels = f"""Array.from({tables}).flatMap(table => Array.from(table.querySelectorAll('tbody tr')).map(row =>
         Array.from(row.children).slice(2).map(cell => getComputedStyle(cell, '::before').content.replaceAll('"', '').trim())))"""
     narrowest = f"Math.min(...Array.from({tables}).map(table => table.querySelector('td').getBoundingClientRect().width))"
+    wider = f"""Array.from({tables}).filter(table => table.getBoundingClientRect().right
+        > table.closest('.cell_output').getBoundingClientRect().right + 1).length"""
     for path in sorted(whole_site.glob("notebooks/*.html")):
         with opened(browser, size=PHONE) as page:
             page.goto(path.as_uri())
@@ -176,7 +178,7 @@ def test_a_verdict_names_its_columns_on_a_phone_and_has_room_for_words_on_a_desk
         assert {tuple(row) for row in said} == {("none", "measured", "bound", "met")}, path.name
         with opened(browser, size={"width": 1300, "height": 900}) as page:  # both side bars are there, too
             page.goto(path.as_uri())
-            assert page.evaluate(narrowest) >= 150, path.name
+            assert page.evaluate(narrowest) >= 150 and page.evaluate(wider) == 0, path.name
 
 
 def test_axe_finds_what_is_wrong(page):
