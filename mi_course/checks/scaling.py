@@ -192,7 +192,11 @@ def clamp(x, encode, decode, feature, value, limit, error=1.0, add=False, scaled
 def check_clamp(function: object) -> None:
     """Exercise 5: one feature fixed, the error term kept, huge rows left alone."""
     cases = []
-    for n, d, s, feature, value, limit in ((6, 4, 7, 2, 3.0, 20.0), (8, 5, 9, 0, 0.0, 60.0), (5, 3, 4, 3, 1.5, 9.0)):
+    for n, d, s, feature, value, limit in (
+        (6, 4, 7, 2, 3.0, 20.0),
+        (8, 5, 9, 0, 0.0, 60.0),
+        (5, 3, 4, 3, 1.5, 9.0),
+    ):
         x = random(n, d, seed=n)
         x[1] *= 1.5 * limit / x[1].norm()
         x[2] *= 0.8 * limit / x[2].norm()
@@ -238,7 +242,9 @@ def check_page(function: object) -> None:
         rng = torch.Generator().manual_seed(seed)
         truth = torch.rand(n, generator=rng) < 0.25
         own = truth * (0.4 + 0.6 * torch.rand(n, generator=rng))
-        own = own + ~truth * (torch.rand(n, generator=rng) < 0.8) * 0.6 * torch.rand(n, generator=rng)  # weak ones drift
+        own = own + ~truth * (torch.rand(n, generator=rng) < 0.8) * 0.6 * torch.rand(
+            n, generator=rng
+        )  # weak ones drift
         noise = (torch.rand(n, generator=rng) < 0.5) * torch.rand(n, generator=rng)
         noise[int(truth.nonzero()[0])] = 1.2  # its one best example is of the concept
         pair = [own * (1 + seed), noise * 3]
@@ -257,7 +263,14 @@ def check_page(function: object) -> None:
             either(lambda z, t, f: (t & (z > z.max() / 2)).float().mean()),
         "this is impurity: 1 less it.": lambda f, t: 1 - purity(f, t),
     }  # fmt: skip
-    check("two pages", function, purity, cases, mistakes, say="the purer one is the concept's; top examples flatter")
+    check(
+        "two pages",
+        function,
+        purity,
+        cases,
+        mistakes,
+        say="the purer one is the concept's; top examples flatter",
+    )
 
 
 def nested(t, f, W, b, prefixes, ends=lambda p, s: [*p, s], total=lambda e: sum(e) / len(e)):

@@ -27,7 +27,7 @@ from mi_course.scaling.coverage import (
     same_topic_auc,
     splitting,
 )
-from mi_course.scaling.languages import Documents, Ciphers
+from mi_course.scaling.languages import Ciphers, Documents
 from mi_course.scaling.laws import PowerLaw, frontier, interval, power_law
 from mi_course.scaling.looking import Reader, Varying, overview, page, recorded
 from mi_course.scaling.planted import (
