@@ -171,7 +171,13 @@ def entering(model, tokens: Int[Tensor, "row pos"], layer: int) -> Float[Tensor,
         tokens: of the prompts.
         layer: before which vectors will go in.
     """
-    return model(checked_tokens(tokens, model.cfg), stop_at_layer=checked_layer(model, layer))
+    tokens, layer = checked_tokens(tokens, model.cfg), checked_layer(model, layer)
+    streams = model(tokens, stop_at_layer=layer)
+    if not torch.allclose(model(streams[:1], start_at_layer=layer), model(tokens[:1]), atol=1e-2, rtol=1e-2):
+        raise CourseError(
+            "This architecture does not go on from a stream as it does from tokens: ask without `entering`."
+        )
+    return streams
 
 
 @torch.no_grad()
