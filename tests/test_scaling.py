@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mi_course import models, sae, scaling
+from mi_course import models, pretrained, sae, scaling
 from mi_course.errors import CourseError
+from tests.patching_makes import FAST, MAKES, save
 
 
 def tiny_model(**more):
@@ -189,6 +190,19 @@ def test_the_rest_of_a_model_is_the_model(layer):
     assert_close(rest(rest.stream(tokens)), model(tokens), atol=1e-4, rtol=1e-4)
     with pytest.raises(CourseError, match="There is no block 3"):
         scaling.Rest(model, 3)
+
+
+@pytest.mark.parametrize("name", MAKES)
+def test_the_rest_of_every_make_is_the_model_or_a_sentence(name, tmp_path):
+    model = pretrained.load(save(name, tmp_path))
+    tokens = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16]])
+    if name not in FAST or name == "gpt2 without scale":
+        with pytest.raises(CourseError, match="not rebuilt exactly.*clamp in a hook"):
+            scaling.Rest(model, 1).stream(tokens)
+        return
+    rest = scaling.Rest(model, 1)
+    with torch.no_grad():
+        assert_close(rest(rest.stream(tokens)), model(tokens), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,12 @@ from mi_course.patching.layout import Layout
 from mi_course.sae import SparseAutoencoder, checked_feature
 from mi_course.scaling.reading import huge
 
+UNKNOWN = (NotImplementedError, AttributeError, KeyError, TypeError)
+NOT_REBUILT = (
+    "This architecture's forward pass is not rebuilt exactly, so the model cannot go on from a stream here: clamp in a hook "
+    "(`clamped`) instead."
+)
+
 
 def clamped(
     sae: SparseAutoencoder,
@@ -75,15 +81,33 @@ class Rest:
     """
 
     def __init__(self, model, layer: int):
-        self.forward, self.layer, self.model = Forward(model), layer, model
+        try:
+            self.forward = Forward(model)
+        except UNKNOWN as error:
+            raise CourseError(NOT_REBUILT) from error
+        self.layer, self.model, self.compared = layer, model, 0
         if not 0 <= layer < self.forward.n_layers:
             raise CourseError(f"There is no block {layer}: the model has 0 … {self.forward.n_layers - 1}.")
 
     @torch.no_grad()
     def stream(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """What enters the layer when the model reads `tokens`."""
+        """What enters the layer when the model reads `tokens`; the rest is compared with the model on the first of them."""
         hook = f"blocks.{self.layer}.hook_resid_pre"
-        return activations(self.model, hook, tokens, torch.float32).view(*tokens.shape, -1)
+        x = activations(self.model, hook, tokens, torch.float32).view(*tokens.shape, -1)
+        if tokens.shape[1] > self.compared:
+            self.compare(tokens[:1], x[:1])
+        return x
+
+    def compare(self, tokens: Int[Tensor, "1 pos"], x: Float[Tensor, "1 pos d_model"]) -> None:
+        """A sentence where the rest does not make of `x` what the model makes of `tokens`."""
+        whole = self.model(tokens).float()
+        try:
+            same = torch.allclose(self(x), whole, atol=1e-3 * float(whole.abs().max()), rtol=1e-3)
+        except UNKNOWN as error:
+            raise CourseError(NOT_REBUILT) from error
+        if not same:
+            raise CourseError(NOT_REBUILT)
+        self.compared = tokens.shape[1]
 
     def __call__(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_vocab"]:
         """The logits when the stream `x` enters the layer."""
