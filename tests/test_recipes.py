@@ -11,7 +11,8 @@ from mi_course import corpora, induction, recipes
 from mi_course.errors import CourseError
 from mi_course.files import checkpoint_names, data_dir, read_checked
 from mi_course.models import load
-from mi_course.recipes import lenses, steering, streams, transformers
+from mi_course.recipes import transformers
+from mi_course.recipes.recipe import TinyRecipe
 
 CARDS = sorted((data_dir() / "checkpoints").glob("*.json"))
 
@@ -27,9 +28,23 @@ def test_shipped_files_are_whole_and_have_a_recipe(card):
     assert all(torch.isfinite(t.float()).all() for t in tensors.values())
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in checkpoint_names() if n not in lenses.RECIPES | steering.RECIPES | streams.RECIPES]
-)  # theirs: test_lens_recipes, test_steering, test_stream_recipes
+TINY = {name for name, recipe in recipes.registry.everything().items() if isinstance(recipe, TinyRecipe)}
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_a_small_model_is_what_its_card_says(name):
+    shipped, recipe = load(name), recipes.find(name)
+    assert shipped.cfg == recipe.config and shipped.card["minutes"] > 0
+    model = recipe.begin()  # with what a recipe does to it, such as a mask
+    model.load_state_dict(shipped.state_dict())
+    with torch.no_grad():
+        measured = recipe.final(model.eval())["final"]
+    assert measured == pytest.approx(
+        shipped.card["final"], abs=0.01 if name != "deep-6l" else 0.2
+    )  # its text differs by Python
+
+
+@pytest.mark.parametrize("name", [n for n in checkpoint_names() if n not in TINY])
 def test_cards_tell_the_truth(name):
     model, recipe = load(name), recipes.find(name)
     card = model.card
@@ -46,7 +61,7 @@ def test_cards_tell_the_truth(name):
 
 def test_every_recipe_and_seed_is_shipped():
     wanted = {r.name + (f"-seed{s}" if s else "") for r in transformers.RECIPES.values() for s in r.seeds}
-    assert set(checkpoint_names()) == wanted | {"deep-6l", "hidden-step", "village", "ciphers"}
+    assert set(checkpoint_names()) == wanted | TINY
 
 
 def test_names():
