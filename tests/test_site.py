@@ -194,6 +194,7 @@ def small(clone, monkeypatch):
         "teaching",
         "checks",
         "nulls",
+        "fell_short",
         "models",
         "use/index",
     ):
