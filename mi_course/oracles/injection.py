@@ -163,16 +163,19 @@ def only_at(model, end: Int[Tensor, "row"]) -> Iterator[Callable]:
 
 
 @torch.no_grad()
-def entering(model, tokens: Int[Tensor, "row pos"], layer: int) -> Float[Tensor, "row pos d_model"]:
+def entering(
+    model, tokens: Int[Tensor, "row pos"], layer: int, batch: int = 32
+) -> Float[Tensor, "row pos d_model"]:
     """The streams of prompts before `layer`, for `ask`: a few questions are asked of many vectors.
 
     Args:
         model: the target; its weights below `layer` are those of the oracle.
         tokens: of the prompts.
         layer: before which vectors will go in.
+        batch: prompts at once.
     """
     tokens, layer = checked_tokens(tokens, model.cfg), checked_layer(model, layer)
-    streams = model(tokens, stop_at_layer=layer)
+    streams = torch.cat([model(part, stop_at_layer=layer) for part in tokens.split(batch)])
     if not torch.allclose(model(streams[:1], start_at_layer=layer), model(tokens[:1]), atol=1e-2, rtol=1e-2):
         raise CourseError(
             "This architecture does not go on from a stream as it does from tokens: ask without `entering`."

@@ -96,8 +96,7 @@ def asked(model, questions: list[str], layer: int, batch: int = 32) -> Asked:
     """
     prompts = written(model, questions)
     different, which = prompts.tokens.unique(dim=0, return_inverse=True)
-    streams = torch.cat([entering(model, part, layer) for part in different.split(batch)])
-    return Asked(prompts, streams, which, layer)
+    return Asked(prompts, entering(model, different, layer, batch), which, layer)
 
 
 def answer_ids(model, words: list[str]) -> Int[Tensor, "row"]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,7 @@ class StreamRecipe(Recipe):
         """Weights in 16-bit floats; the card has FVU, L0 and dead share on held-out rows."""
         began = time.perf_counter()
         rows, held, told = self.rows(progress)
-        encoder = sae.SparseAutoencoder(
-            sae.SaeConfig(**asdict(self.sae) | {"seed": self.sae.seed + self.seed})
-        )
+        encoder = sae.SparseAutoencoder(replace(self.sae, seed=self.sae.seed + self.seed))
         encoder.start_from(rows[torch.randperm(len(rows), generator=generator(self.seed, 1))[: 2**14]])
 
         def sample(step: int) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mi_course.activations import activations
 from mi_course.errors import CourseError
+from mi_course.models import next_token_loss
 from mi_course.patching.forward import Forward
 from mi_course.patching.layout import Layout
 from mi_course.sae import SparseAutoencoder, checked_feature
@@ -147,8 +148,7 @@ def next_loss(
         tokens: what it read.
         first: the first position that counts.
     """
-    said = logits[:, first:-1].log_softmax(-1)
-    return -float(said.gather(-1, tokens[:, first + 1 :, None]).mean())
+    return float(next_token_loss(logits[:, first:], tokens[:, first:]))
 
 
 def first_order(

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float, Int
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from mi_course.errors import CourseError
@@ -49,32 +51,25 @@ def owners(
 def half_point(
     frequency: Float[Tensor, "concept"],
     has: Bool[Tensor, "concept"],
-    steps: int = 50,
     ridge: float | int = 1e-2,
 ) -> float:
     """The frequency at which a concept is as likely to have a feature as not: logistic regression on log₁₀ frequency.
 
-    By Newton's method, with a small ridge on the slope so that a clean step has a finite one. NaN where all have one
-    or none has.
+    Solved by scikit-learn, with a small ridge on the slope so that a clean step has a finite one. NaN where all have one or
+    none has.
 
     Args:
         frequency: of each concept, above 0.
         has: whether it has a feature.
-        steps: of Newton's method.
         ridge: on the slope.
     """
     if bool(has.all()) or not bool(has.any()):
         return float("nan")
     at = frequency.double().log10()
     middle, spread = at.mean(), at.std()
-    X = torch.stack([torch.ones_like(at), (at - middle) / spread], 1)
-    y, w = has.double(), torch.zeros(2, dtype=torch.float64)
-    small = torch.diag(torch.tensor([1e-9, ridge], dtype=torch.float64))
-    for _ in range(steps):
-        p = (X @ w).sigmoid()
-        H = (X * (p * (1 - p))[:, None]).T @ X + small
-        w = w + torch.linalg.solve(H, X.T @ (y - p) - small @ w)
-    return float(10 ** (middle - spread * w[0] / w[1]))
+    scaled = ((at - middle) / spread)[:, None].numpy()
+    found = LogisticRegression(C=1 / ridge, solver="newton-cholesky", tol=1e-8).fit(scaled, has.numpy())
+    return float(10 ** (middle - spread * found.intercept_[0] / found.coef_[0, 0]))
 
 
 def same_topic_auc(rows: Float[Tensor, "feature d"], topic: Int[Tensor, "feature"]) -> float:
@@ -89,9 +84,7 @@ def same_topic_auc(rows: Float[Tensor, "feature d"], topic: Int[Tensor, "feature
     cosine, same = (unit @ unit.T)[i, j], topic[i] == topic[j]
     if bool(same.all()) or not bool(same.any()):
         raise CourseError("There must be pairs of one topic and pairs of two.")
-    ranks = cosine.double().argsort().argsort().double() + 1  # cosines of trained rows have no ties
-    n = int(same.sum())
-    return float((ranks[same].sum() - n * (n + 1) / 2) / (n * (len(same) - n)))
+    return float(roc_auc_score(same.numpy(), cosine.detach().numpy()))
 
 
 def splitting(

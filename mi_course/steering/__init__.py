@@ -30,4 +30,4 @@ from mi_course.steering.scores import (
     share,
     words,
 )
-from mi_course.steering.weights import orthogonal, orthogonalised, writers
+from mi_course.steering.weights import orthogonalised, writers

@@ -1,7 +1,7 @@
 """What notebook 12 asks of SmolLM2: its prompts, and the three sweeps that are too slow to be run each time.
 
 The sweeps write *tokens*; whoever reads them scores them by the rules of `scores`. `python -m mi_course train
-smollm2-steering` runs them all. Derived in notebook 12.
+smollm2-doses smollm2-refusal smollm2-roles` runs them. Derived in notebook 12.
 """
 
 from __future__ import annotations

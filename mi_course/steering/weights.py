@@ -56,18 +56,6 @@ def writers(model) -> dict[str, Tensor]:
     return found
 
 
-def orthogonal(
-    W: Float[Tensor, "*rows d_model"], vector: Float[Tensor, "d_model"]
-) -> Float[Tensor, "*rows d_model"]:
-    """W (1 − u uᵀ): a writer whose output has no part along u, for rows that are written.
-
-    Args:
-        W: rows [… d_model]; a bias is one row.
-        vector: of any length; u is it at length 1.
-    """
-    return without(W, vector)
-
-
 @contextmanager
 def orthogonalised(
     model, vector: Direction | Float[Tensor, "d_model"], *, untie: bool = True, skip: Sequence[str] = ()
@@ -95,7 +83,7 @@ def orthogonalised(
         if tied is not None:
             head.weight = nn.Parameter(tied.detach().clone(), requires_grad=False)
         for name in kept:
-            parts[name].copy_(orthogonal(parts[name], u))
+            parts[name].copy_(without(parts[name], u))  # W (1 − u uᵀ)
         yield
     finally:
         for name, W in kept.items():
