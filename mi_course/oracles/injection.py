@@ -17,6 +17,7 @@ from torch import Tensor
 from mi_course.errors import CourseError
 from mi_course.lenses.streams import hook_of
 from mi_course.models import checked_tokens
+from mi_course.steering.generating import unembedding
 
 
 def injected(h: Float[Tensor, "*n d_model"], v: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:
@@ -151,15 +152,11 @@ def only_at(model, end: Int[Tensor, "row"]) -> Iterator[Callable]:
         end: positions.
     """
     rows = torch.arange(len(end))
-    head = getattr(getattr(model, "original_model", None), "lm_head", None)
-    if head is None:
+    if not hasattr(model, "original_model"):
         yield lambda logits: logits[rows, end]
         return
-    handle = head.register_forward_pre_hook(lambda module, args: (args[0][rows, end][:, None], *args[1:]))
-    try:
+    with unembedding(model, lambda x: x[rows, end][:, None]):
         yield lambda logits: logits[:, 0]
-    finally:
-        handle.remove()
 
 
 @torch.no_grad()

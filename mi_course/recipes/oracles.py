@@ -5,7 +5,6 @@ An oracle is its target with a low-rank update, and the file holds the update al
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,11 +14,11 @@ import torch.nn.functional as F
 from mi_course import oracles, pretrained
 from mi_course.files import save_checked
 from mi_course.models import TinyConfig, TinyTransformer, load
+from mi_course.recipes.lenses import NAME
 from mi_course.recipes.recipe import Recipe, TinyRecipe, in_half
 from mi_course.training import Checkpoint, TrainConfig, fit, low_rank
 
 TARGET = "diaries"
-NAME = "smollm2-135m-instruct"
 READ = 15  # the layer before which SmolLM2's vectors are read
 MATRICES = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight")
 
@@ -70,10 +69,10 @@ class RealOracle(Recipe):
             return F.cross_entropy(logits.float(), wanted[rows])
 
         batches = lambda step: torch.arange(step * self.batch, (step + 1) * self.batch)  # noqa: E731
-        partial, began = out / f"{self.stem}.partial", time.perf_counter()
+        partial = out / f"{self.stem}.partial"
         history = fit(updates, batches, self.training, loss=loss, checkpoint=Checkpoint(partial, every=40),
                       progress=progress)  # fmt: skip
-        card = self.provenance(history.seconds or time.perf_counter() - began, device, "transformers") | {
+        card = self.provenance(history.seconds, device, "transformers") | {
             "model": NAME, "target": oracles.identity(model), "read_before": READ, "injected_before": self.before,
             "rank": self.rank, "train": asdict(self.training), "batch": self.batch, "sentences": self.texts,
             "computed_in": str(pretrained.quick_dtype()).removeprefix("torch."),

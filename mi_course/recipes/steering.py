@@ -10,6 +10,7 @@ from typing import Any
 from mi_course import corpora, pretrained
 from mi_course.files import save_checked
 from mi_course.models import TinyConfig, TinyTransformer
+from mi_course.recipes.lenses import NAME
 from mi_course.recipes.recipe import Recipe, TinyRecipe
 from mi_course.steering import real, village
 from mi_course.training import TrainConfig
@@ -62,15 +63,13 @@ class SweepOfSmolLM2(Recipe):
     def make(self, out: Path, device: str, progress: bool) -> Path:
         """One file for the sweep. A stopped run starts anew: it takes minutes."""
         began, tensors = time.perf_counter(), {}
-        model = pretrained.load("smollm2-135m-instruct", dtype=pretrained.quick_dtype())
+        model = pretrained.load(NAME, dtype=pretrained.quick_dtype())
         for name, tensor in real.SWEEPS[self.name](model):
             tensors[name] = tensor.contiguous()
             if progress:
                 print(f"{name} {time.perf_counter() - began:.0f} s", flush=True)
         card = self.provenance(time.perf_counter() - began, device, "transformers")
-        return save_checked(
-            out / self.stem, tensors, model="smollm2-135m-instruct", dtype=str(model.cfg.dtype), **card
-        )
+        return save_checked(out / self.stem, tensors, model=NAME, dtype=str(model.cfg.dtype), **card)
 
 
 RECIPES = {

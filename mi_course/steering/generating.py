@@ -8,7 +8,7 @@ prompt) is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -65,7 +65,7 @@ def generate(
     tokens, real = left_padded([row[shared:] for row in rows], model.tokenizer.pad_token_id or 0)
     real = torch.cat([torch.ones(len(rows), shared, dtype=torch.bool), real], dim=1).long()
     pos = (real.cumsum(1) - 1).clamp_min(0)[:, shared:]
-    with steered(model, edits, first=first) as where, last_logits_only(model):
+    with steered(model, edits, first=first) as where, unembedding(model, lambda x: x[:, -1:]):
         past = None
         if shared:
             begun = model.original_model(input_ids=rows[0][None, :shared], use_cache=True)
@@ -127,10 +127,10 @@ def sees_all(model, length: int) -> bool:
 
 
 @contextmanager
-def last_logits_only(model) -> Iterator[None]:
-    """Inside, a bridge `model` unembeds one position: nobody wants the other logits."""
+def unembedding(model, pick: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside, a bridge `model` unembeds what `pick` takes of its last stream alone: nobody wants the other logits."""
     head = model.original_model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda module, args: (args[0][:, -1:], *args[1:]))
+    handle = head.register_forward_pre_hook(lambda module, args: (pick(args[0]), *args[1:]))
     try:
         yield
     finally:
