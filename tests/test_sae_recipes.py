@@ -40,7 +40,11 @@ def test_all_together_stay_small():
 def test_a_card_says_what_was_run(name):
     card = json.loads((checkpoints() / f"{name}.json").read_text(encoding="utf-8"))
     recipe = RECIPES[name]
-    assert {"prefixes": ()} | card["sae"] == asdict(recipe.sae) and card["model"] == recipe.model and card["hook"] == HOOK
+    assert (
+        {"prefixes": ()} | card["sae"] == asdict(recipe.sae)
+        and card["model"] == recipe.model
+        and card["hook"] == HOOK
+    )
     final = card["final"]
     assert 0 < final["fvu"] < 0.6 and final["l0"] <= (
         51.2 if recipe.sae.l1 != 2 else 60
