@@ -19,10 +19,10 @@ and one block. Derived in notebook 05.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-import re
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable
@@ -88,9 +88,13 @@ def from_the_second_on(rows: Float[Tensor, "token d"], tokens: Int[Tensor, "wind
     return rows.view(*tokens.shape, -1)[:, 1:].flatten(0, 1)
 
 
+class Reached(Exception):
+    """Thrown by a hook that has what it wanted: nothing behind it is computed."""
+
+
 @torch.no_grad()
 def activations(model, hook: str, tokens: Any, dtype: torch.dtype = torch.float16):
-    """The activations [window·pos, d] at one hook in one run; heads stand side by side. Later layers are not run.
+    """The activations [window·pos, d] at one hook in one run; heads stand side by side. The run ends there.
 
     Args:
         model: a `TinyTransformer` or `TransformerBridge`.
@@ -102,11 +106,14 @@ def activations(model, hook: str, tokens: Any, dtype: torch.dtype = torch.float1
     if hook not in model.hook_dict:
         raise CourseError(f"This model has no hook {hook!r}.{nearest(hook, model.hook_dict)}")
     found: list[Tensor] = []
-    layer = re.match(r"blocks\.(\d+)\.", hook)
-    stop = {"stop_at_layer": int(layer[1]) + 1} if layer else {}
-    device = next(model.parameters()).device
-    model.run_with_hooks(tokens.to(device), fwd_hooks=[(hook, lambda x, hook: found.append(x))],
-                         return_type=None, **stop)  # fmt: skip
+
+    def keep(x: Tensor, hook: Any) -> None:
+        found.append(x)
+        raise Reached
+
+    with contextlib.suppress(Reached):
+        tokens = tokens.to(next(model.parameters()).device)
+        model.run_with_hooks(tokens, fwd_hooks=[(hook, keep)], return_type=None)
     if not found:
         raise CourseError(f"The hook {hook} was not reached: this model does not compute it.")
     if found[0].shape[:2] != tokens.shape:

@@ -75,17 +75,26 @@ def write_shared(pythons: list[str]) -> None:
     print(f"{SHARED.relative_to(ROOT)}: {len(both)} files")
 
 
+def turning(rows: tuple[Row, ...]) -> list[str]:
+    """The measures of one claim that are on both sides of their bound."""
+    measures = rows[0].claim.measures_of(rows[0].notebook)
+    return [name for name, one in measures.items() if len({one.met(row.measures[name]) for row in rows}) > 1]
+
+
 def page(found: dict[str, dict[str, list[Row]]]) -> str:
     """Notebook → Python → rows, as tables."""
     parts = [HEAD]
     for notebook, columns in found.items():
         rows = list(zip(*columns.values()))
         flips = [row[0].claim.id for row in rows if len({one.verdict for one in row}) > 1]
+        turns = [f"{row[0].claim.id} `{name}`" for row in rows for name in turning(row)]
         said = (
             f"Verdicts that differ: {', '.join(flips)}."
             if flips
             else f"{len(rows)} claims, each with the same verdict on all."
         )
+        if turns:
+            said += f" Measures that meet their bound on some and miss it on others: {', '.join(turns)}."
         lines = seeds.table(columns, differing=True)
         parts.append(
             "\n".join([f"## {notebook}", "", said, *(["", *lines] if len(lines) > 2 else [])]) + "\n"

@@ -401,3 +401,18 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     whole, _ = train_on_a_store()
     assert steps[0] == 30
     assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), resumed.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("hook", ["hook_embed", "blocks.0.hook_resid_pre", "blocks.1.mlp.hook_post"])
+def test_a_run_ends_at_the_hook_and_leaves_none_behind(hook):
+    model = TinyTransformer(TinyConfig(n_layers=3, d_vocab=24, d_model=16, n_heads=2, d_mlp=8))
+    tokens, later = torch.arange(20).view(2, 10), []
+    _, cache = model.run_with_cache(tokens)
+    model.blocks[2].hook_resid_pre.add_hook(lambda x, hook: later.append(x), is_permanent=True)
+    found = activations.activations(model, hook, tokens, torch.float32)
+    assert torch.equal(found, cache[hook].detach().flatten(0, 1))
+    assert not later and all(
+        not point.fwd_hooks for name, point in model.hook_dict.items() if "blocks.2" not in name
+    )
+    model(tokens)
+    assert len(later) == 1

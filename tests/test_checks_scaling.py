@@ -122,6 +122,16 @@ def nested_by_masks(t, f, W_dec, b_dec, prefixes):
     return torch.tensor(total / (len(prefixes) + 1))
 
 
+def sent_on(f, W_dec, out_scale, W_enc, scale):
+    connection = W_dec @ W_enc * scale / out_scale
+    return f[:, :, None] * connection
+
+
+def sent_by_loop(f, W_dec, out_scale, W_enc, scale):
+    written = [[float(a) * row / out_scale for a, row in zip(active, W_dec)] for active in f]
+    return torch.stack([torch.stack([w * scale @ W_enc for w in one]) for one in written])
+
+
 RIGHT = [
     (checks.check_loss, loss_with_norms, loss_by_loop),
     (checks.check_dead, dead_from_log, dead_by_loop),
@@ -130,6 +140,7 @@ RIGHT = [
     (checks.check_clamp, clamp_with_error, clamp_along_a_row),
     (checks.check_page, two_pages, two_pages_by_loop),
     (checks.check_nested, nested_loss, nested_by_masks),
+    (checks.check_sent, sent_on, sent_by_loop),
 ]
 
 # -- wrong answers, and what they hear ---------------------------------------------------------------
@@ -167,4 +178,9 @@ WRONG = [
     (checks.check_nested, lambda *a: checks.nested(*a, ends=lambda p, s: p), "whole is missing"),
     (checks.check_nested, lambda *a: checks.nested(*a, total=sum), "take their mean"),
     (checks.check_nested, lambda t, f, W, b, p: checks.squared(t, f, W, b), "whole alone"),
+    (checks.check_sent, lambda *a: checks.sent(*a).sum(1), "keep them apart"),
+    (checks.check_sent, lambda f, W, o, E, s: checks.sent(torch.ones_like(f), W, o, E, s), "sends nothing"),
+    (checks.check_sent, lambda f, W, o, E, s: checks.sent(f, W, 1 / o, E, s), "it is divided"),
+    (checks.check_sent, lambda f, W, o, E, s: checks.sent(f, W, o, E, 1.0), "scale is forgotten"),
+    (checks.check_sent, lambda *a: checks.sent(*a).mT, "changed places"),
 ]  # fmt: skip

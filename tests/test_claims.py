@@ -21,6 +21,7 @@ from mi_course.claims import nulls
 from mi_course.claims.ledger import corrections, ledger
 from mi_course.claims.scoreboard import Row, Scoreboard
 from mi_course.claims.settling import forget, settle, verdicts
+from mi_course.course import places
 from mi_course.errors import CourseError, nearest
 
 # Every claim of the course, typed out: one that is dropped or renamed turns this red.
@@ -403,10 +404,11 @@ def test_the_table_of_nulls_shows_each_beside_its_effect(page, monkeypatch):
 # --- what is stored in a notebook ----------------------------------------------------------------
 
 
-def sanitised(view: str) -> str:
-    """The view as the notebook tests compare it."""
+def sanitised(view: str, *more: str) -> str:
+    """The view as the notebook tests compare it, by more files of rules than the one."""
     rules = RawConfigParser()
-    rules.read(Path(__file__).parent / "nbval_sanitize.cfg", encoding="utf-8")
+    for name in ("nbval_sanitize.cfg", *more):
+        rules.read(Path(__file__).parent / name, encoding="utf-8")
     for rule in rules.values():
         if "regex" in rule:
             view = re.sub(rule["regex"], rule["replace"], view)
@@ -422,6 +424,28 @@ def test_nothing_that_varies_is_compared():
         views.append((bundle["text/plain"], sanitised(bundle["text/html"])))
     assert views[0] == views[1]
     assert views[0][0] == "MF-16 · reproduced ✔"
+
+
+def test_on_another_python_marks_may_turn_and_neither_verdicts_nor_identities():
+    other = lambda view: sanitised(view, "nbval_turning.cfg")
+    nb = nbformat.read(places.find(["13"])[0], as_version=4)
+    settled = {}
+    for cell in nb.cells:
+        for out in cell.get("outputs", []):
+            if (text := out.get("data", {}).get("text/plain", ""))[:2] in ("CE", "AT", "MF"):
+                settled[text.split(" ")[0]] = out["data"]["text/html"]
+    view, exact = settled["CE-05"], settled["CE-01"]
+    marks = [at.start(1) for at in re.finditer(r"<td>([✔✘])</td></tr>", view)]
+    assert len(marks) == 5
+    for at in marks:
+        turned = view[:at] + ("✔" if view[at] == "✘" else "✘") + view[at + 1 :]
+        assert sanitised(turned) != sanitised(view) and other(turned) == other(view)
+    assert other(view.replace("not reproduced ✘", "partly ◐")) != other(view)
+    identity = re.search(r">identity</td>.*?<td>(✔)</td></tr>", exact)
+    assert other(exact[: identity.start(1)] + "✘" + exact[identity.end(1) :]) != other(exact)
+    summary = "<td>effects 1 of 2 · controls 2 of 3 · identities 1 of 1</td>"
+    assert other(summary.replace("1 of 2", "2 of 2")) == other(summary)
+    assert other(summary.replace("1 of 1", "0 of 1")) != other(summary)
 
 
 def test_the_view_shows_bound_paper_scale_and_control():

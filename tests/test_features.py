@@ -218,6 +218,17 @@ def test_a_feature_that_was_not_recorded(sae, model, corpus):
         features.record(sae, model, corpus, [], windows=4)
 
 
+def test_a_choice_from_rare_to_frequent_is_even_and_leaves_the_dead_out():
+    density = torch.tensor([0.0, 0.5, 0.1, 0.0, 0.3, 0.2, 0.9])
+    assert features.from_rare_to_frequent(density, 5) == [2, 5, 4, 1, 6]
+    assert features.from_rare_to_frequent(density, 2) == [2, 4]
+    assert features.from_rare_to_frequent(density, 2, least=0.3) == [4, 1]
+    assert features.from_rare_to_frequent(density, 99) == [2, 5, 4, 1, 6]  # there are no more
+    for n, least in ((0, 0), (3, 0.95)):
+        with pytest.raises(CourseError, match="at least one of each"):
+            features.from_rare_to_frequent(density, n, least)
+
+
 # -- the gallery ---------------------------------------------------------------------------------
 
 

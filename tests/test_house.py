@@ -183,22 +183,21 @@ def test_nothing_happens_at_import():
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", ""), ran.stderr
 
 
-def test_import_is_quick():
-    clocked = "import time; t = time.perf_counter(); import mi_course; print(time.perf_counter() - t)"
-    seconds = min(float(python(clocked).stdout) for _ in range(5))
-    assert seconds <= 0.2, f"import mi_course takes {seconds:.2f} s"
-
-
-def test_help_answers_at_once_and_without_torch():
-    """Half a second of work, also for one command."""
+def test_help_comes_without_torch():
+    """What makes it slow is not loaded; how long it takes is measured in benchmarks/."""
     for asked in ("--help", "run --help"):
-        code = (
-            f"import sys, time; from mi_course.__main__ import main; main({asked.split()}); "
-            "assert not {'torch', 'numpy', 'nbformat'} & set(sys.modules); print(time.process_time())"
+        ran = python(
+            f"import sys; from mi_course.__main__ import main; main({asked.split()}); "
+            "assert not {'torch', 'numpy', 'nbformat'} & set(sys.modules)"
         )
-        ran = [python(code) for _ in range(5)]
-        assert ran[0].returncode == 0, ran[0].stderr
-        assert min(float(one.stdout.split()[-1]) for one in ran) <= 0.5
+        assert ran.returncode == 0, ran.stderr
+
+
+def test_the_package_is_imported_without_its_parts():
+    ran = python(
+        "import sys, mi_course; assert not {'torch', 'numpy', 'mi_course.errors'} & set(sys.modules)"
+    )
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_files_and_claims_are_known_without_torch():

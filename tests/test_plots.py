@@ -732,3 +732,12 @@ def test_bad_input_gets_one_sentence(said):
         BAD[said]()
     assert (said if said != "ragged" else "array of numbers") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_varies_is_shown_and_marked_for_the_comparison():
+    shown = plots.Varying("a < b\nc", plain=True)
+    assert (
+        shown._repr_html_() == plots.varying("<pre>a &lt; b\nc</pre>")
+        and repr(shown) == "shown in the notebook"
+    )
+    assert plots.Varying("<b>x</b>")._repr_html_() == '<div class="mi-v"><b>x</b></div><!-- mi-v -->'

@@ -143,22 +143,20 @@ def test_the_list_says_what_is_here(index):
     assert "✔ tiny " in fetching.listing() and "Apache-2.0" in fetching.listing()
 
 
-def test_a_second_call_is_quick_and_needs_no_torch(index):
+def test_a_second_call_needs_no_torch(index):
     pretrained.fetch(["tiny"], quiet=True)
     code = """
-    import time; start = time.perf_counter()
     pretrained.fetch(["tiny"])
-    print(time.perf_counter() - start)
+    assert 'torch' not in sys.modules
     """
     quick = SETUP.replace("from test_pretrained import copied, tiny", "").split("registry.CARRIED")[0]
     quick = quick.replace("import convert, registry", "import registry")
     setup = quick.format(tests="") + f"registry.CARRIED['tiny'] = registry.{tiny()!r}".replace(
         "(Part(", "(registry.Part("
     )
-    ran = [subprocess.run([sys.executable, "-c", setup + textwrap.dedent(code) + "\nassert 'torch' not in sys.modules"],
-                          capture_output=True, text=True, cwd=Path(__file__).parents[1]) for _ in range(3)]  # fmt: skip
-    assert all(run.returncode == 0 for run in ran), ran[0].stderr
-    assert min(float(run.stdout) for run in ran) <= 0.1
+    ran = subprocess.run([sys.executable, "-c", setup + textwrap.dedent(code)],
+                         capture_output=True, text=True, cwd=Path(__file__).parents[1])  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_a_file_cut_short_is_fetched_again(index):

@@ -305,6 +305,11 @@ def test_what_cannot_be_trained_in_shards_is_one_sentence(name, n, sentence, mon
     assert sentence in said and len(said.splitlines()) == 1
 
 
+def test_a_nested_dictionary_is_not_cut():
+    with pytest.raises(CourseError, match="A nested dictionary is not cut into shards: its prefixes"):
+        sae.Shard(sae.SaeConfig(8, 24, "nested", k=4, prefixes=(6,)))
+
+
 def test_more_active_features_than_the_whole_has():
     with pytest.raises(CourseError, match="1 ≤ k ≤ d_sae = 48"):
         sae.Shard(sae.SaeConfig(D_IN, D_SAE, "topk", k=49))

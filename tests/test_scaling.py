@@ -60,6 +60,21 @@ def test_topics_share_a_direction_and_a_sample_has_one_concept_of_each():
     assert ((truth > 0).sum(1) == 2).all()
 
 
+def test_a_rule_writes_where_all_that_it_needs_is_there():
+    of = scaling.rules(single=3, often=3, pairs=2, d=16, seed=1)
+    x, y, strength = of.draw(500, seed=2)
+    assert of.needs.shape == (5, 2) and of.needs[:3].tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert all(3 <= a < b < 6 for a, b in of.needs[3:].tolist())
+    again, there = of.world.draw(500, seed=2)
+    assert_close(x, again)
+    for rule, (a, b) in enumerate(of.needs.tolist()):
+        assert_close(strength[:, rule], torch.minimum(there[:, a], there[:, b]))
+    assert_close(y, sum(strength[:, [r]] * of.writes[r] for r in range(5)))
+    assert 0.05 < float((strength[:, 3:] > 0).float().mean()) < 0.14  # .3², not .3
+    with pytest.raises(CourseError, match="Of 3 concepts there are 3 pairs, not 4"):
+        scaling.rules(often=3, pairs=4)
+
+
 def test_no_child_comes_without_its_parent():
     world = scaling.families(n=4, each=3, d=16)
     _, truth = world.draw(3000)
@@ -347,6 +362,16 @@ def test_a_page_of_a_feature_has_examples_and_logits():
     assert page.feature == alive and len(page.tokens) == 5 and "The strongest" in page.body
     silent = scaling.recorded(one, rest, Letters(), tokens, limit=0.0)
     assert not silent.f.any() and "active on none" in scaling.page(silent, model, 0, "silent").body
+    few = scaling.pages(recording, model, by_rule=4, at_random=2)
+    assert [one.label for one in few] == ["by rule"] * 4 + ["at random"] * 2
+    counts = (recording.f > 0).sum(0)
+    ranked = [i for i in recording.density.argsort().tolist() if counts[i] >= 10]
+    assert [counts[one.feature] for one in few[:4]] == [
+        counts[ranked[len(ranked) * k // 4]] for k in range(4)
+    ]
+    assert {one.feature for one in few} <= set(ranked)
+    with pytest.raises(CourseError, match="There are 0 features to choose"):
+        scaling.pages(silent, model)
     table = scaling.overview([page])
     assert str(alive) in table._repr_html_() and repr(table) == "shown in the notebook"
     with pytest.raises(CourseError, match="at least one page"):

@@ -324,7 +324,7 @@ def test_the_pages_of_features_show_letters_and_no_bytes(whole_site):
 
 
 def test_the_features_are_computed_once_and_kept(clone, monkeypatch):
-    from mi_course import sae
+    from mi_course import pretrained, sae
 
     made = []
 
@@ -334,8 +334,13 @@ def test_the_features_are_computed_once_and_kept(clone, monkeypatch):
         return [sae.FeaturePage(i, "arabic", name, facts, ("a", "ا"), (1 - i,), "<p>b</p>") for i in (0, 1)]
 
     monkeypatch.setattr(site, "chosen_features", pages)
+    monkeypatch.setattr(site, "real_features", lambda: pages(site.REAL))
+    monkeypatch.setattr(pretrained, "here", lambda name: True)
     first, again = site.feature_pages(), site.feature_pages()
-    assert len(made) == len(set(made)) == len(site.GALLERY)
+    assert made == [*site.GALLERY, site.REAL]
     assert [page.body for page in first] == [page.body for page in again]
+    monkeypatch.setattr(pretrained, "here", lambda name: False)
+    made.clear()
+    assert {page.of for page in site.feature_pages()} == set(made) == set(site.GALLERY)
     monkeypatch.setattr(files, "checkpoint_names", lambda kind: [])
     assert site.feature_pages() == []

@@ -3,11 +3,12 @@
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from mi_course.course import cli
+from mi_course.course import cli, suite
 from mi_course.offline import STEADY
 
 RUFF = ["ruff check .", "ruff format --check ."]
@@ -40,6 +41,15 @@ def test_everything_is_ruff_and_then_pytest_with_the_notebooks(ran):
 def test_a_part_is_pytest_alone_and_takes_its_options(ran):
     assert cli.main(["test", "tests/test_browser.py", "--jobs", "1", "--", "-k", "house"]) == 0
     assert len(ran) == 1 and ran[0].startswith("pytest tests/test_browser.py -k house --nbval")
+
+
+def test_on_another_python_less_is_compared(clone):
+    assert suite.blanked(suite.STORED_ON) == "tests/nbval_sanitize.cfg"
+    (clone.root / "tests").mkdir()
+    for name in ("nbval_sanitize", "nbval_turning"):
+        (clone.root / "tests" / f"{name}.cfg").write_text(f"[{name}]\n")
+    made = Path(suite.blanked((3, 99))).read_text()
+    assert "[nbval_sanitize]" in made and "[nbval_turning]" in made
 
 
 def test_lint_alone_and_a_failure(ran):

@@ -317,3 +317,38 @@ def check_nested(function: object) -> None:
         atol=1e-3,
         say="small dictionaries inside a large one",
     )
+
+
+def sent(f, W_dec, out_scale, W_enc, scale):
+    return torch.einsum("ns,sr->nsr", f, W_dec @ W_enc * scale / out_scale)
+
+
+def check_sent(function: object) -> None:
+    """Exercise 8: what each feature of a transcoder adds to each feature of a later one."""
+    cases = []
+    for n, s, d, r, out_scale, scale in (
+        (4, 5, 3, 6, 2.0, 0.5),
+        (3, 4, 4, 4, 0.7, 1.6),
+        (6, 3, 5, 3, 4.0, 3.0),
+    ):
+        f = random(n, s, seed=n).relu()
+        W_dec, W_enc = random(s, d, seed=n + 1), random(d, r, seed=n + 2)
+        cases.append((f, W_dec, torch.tensor(out_scale), W_enc, torch.tensor(scale)))
+    unit = lambda W, dim: W / W.norm(dim=dim, keepdim=True)
+    mistakes = {
+        "the connections are there, the activations are not: a silent feature sends nothing.":
+            lambda f, W, o, E, s: sent(torch.ones_like(f), W, o, E, s),
+        "this is the sum over the earlier features: keep them apart.": lambda *a: sent(*a).sum(1),
+        "this is a sum over inputs: keep them apart.": lambda *a: sent(*a).sum(0),
+        "the earlier output is multiplied by out_scale: it is divided.": lambda f, W, o, E, s: sent(f, W, 1 / o, E, s),
+        "out_scale is forgotten.": lambda f, W, o, E, s: sent(f, W, 1.0, E, s),
+        "the later transcoder's scale is forgotten.": lambda f, W, o, E, s: sent(f, W, o, E, 1.0),
+        "the later transcoder's input is divided by its scale: it is multiplied.": lambda f, W, o, E, s: sent(f, W, o, E, 1 / s),
+        "both scales are forgotten.": lambda f, W, o, E, s: sent(f, W, 1.0, E, 1.0),
+        "this is a cosine: lengths of rows and columns count.":
+            lambda f, W, o, E, s: sent(f, unit(W, 1), o, unit(E, 0), s),
+        "only whether a feature is active counts here: how much, too.":
+            lambda f, W, o, E, s: sent((f > 0).float(), W, o, E, s),
+        "later and earlier features have changed places: [n s r].": lambda *a: sent(*a).mT,
+    }  # fmt: skip
+    check("sent on", function, sent, cases, mistakes, atol=1e-4, say="a connection that needs no input")

@@ -126,24 +126,42 @@ def public() -> dict[str, dict]:
     return found
 
 
-GALLERY = ("sae-512-l3", "sae-2048-l3")  # the autoencoders whose features have pages
+GALLERY = ("sae-512-l3", "sae-2048-l3")  # the autoencoders of notebook 05 whose features have pages
+REAL = "sae-smollm2-4096"  # that of notebook 07, which has pages where its model is here
 
 
 def feature_pages() -> list:
     """Pages for chosen features of the shipped autoencoders; kept while autoencoders, Python and code stay the same."""
-    from mi_course.sae import pages as features
+    from mi_course import pretrained, sae, scaling
 
-    shipped = [name for name in GALLERY if name in files.checkpoint_names("sae")]
+    shipped = [name for name in (*GALLERY, REAL) if name in files.checkpoint_names("sae")]
+    if REAL in shipped and not pretrained.here("smollm2-135m-instruct"):
+        shipped.remove(REAL)
     cards = [(files.data_dir() / "checkpoints" / f"{name}.json").read_bytes() for name in shipped]
-    code = [Path(features.__file__).read_bytes(), sys.version.encode()]
-    made_of = hashlib.sha256(b"".join([*cards, *code])).hexdigest()
+    code = [Path(module.__file__).read_bytes() for module in (sae.pages, scaling.looking)]
+    made_of = hashlib.sha256(b"".join([*cards, *code, sys.version.encode()])).hexdigest()
     kept = places.root() / "build" / "features.json"
     if kept.exists() and (found := json.loads(kept.read_text(encoding="utf-8")))["made_of"] == made_of:
         tuples = lambda page: {key: tuple(v) if isinstance(v, list) else v for key, v in page.items()}
-        return [features.FeaturePage(**tuples(page)) for page in found["pages"]]
-    pages = [page for name in shipped for page in chosen_features(name)]
+        return [sae.FeaturePage(**tuples(page)) for page in found["pages"]]
+    pages = [
+        page for name in shipped for page in (real_features() if name == REAL else chosen_features(name))
+    ]
     files.write(kept, json.dumps({"made_of": made_of, "pages": [asdict(page) for page in pages]}))
     return pages
+
+
+def real_features() -> list:
+    """The twenty-five pages of notebook 07: twenty features of SmolLM2 by its rule, and five at random."""
+    from mi_course import pretrained, sae, scaling
+
+    model, dictionary = pretrained.load("smollm2-135m-instruct"), sae.SparseAutoencoder.load(REAL)
+    documentation = scaling.windows_of(model.tokenizer, scaling.documentation(True), 64, 64, seed=1, each=2)
+    rest = scaling.Rest(model, 15)
+    recording = scaling.recorded(
+        dictionary, rest, model.tokenizer, documentation[12:], dictionary.card["limit"]
+    )
+    return scaling.pages(recording, model)
 
 
 def chosen_features(name: str, per_script: int = 2, others: int = 10) -> list:
@@ -155,9 +173,7 @@ def chosen_features(name: str, per_script: int = 2, others: int = 10) -> list:
     autoencoder, corpus = sae.SparseAutoencoder.load(name).requires_grad_(False), scripts.script_text()
     model = models.load(autoencoder.card["model"]).requires_grad_(False)
     first = features.record(autoencoder, model, corpus, windows=150)
-    alive = (first.density > 0).nonzero()[:, 0]
-    ranked = alive[first.density[alive].argsort()]
-    spread = ranked[[len(ranked) * k // others for k in range(others)]].tolist()
+    spread = sae.from_rare_to_frequent(first.density, others)
     of_scripts = first.proxies.topk(per_script, dim=0).indices.T.flatten().tolist()
     chosen = list(dict.fromkeys([*of_scripts, *spread]))
     recording = features.record(autoencoder, model, corpus, chosen)

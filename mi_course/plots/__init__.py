@@ -13,6 +13,6 @@ from mi_course.plots.figure import COLOURS, CONTROLS, STYLE, Array, Figure, Mark
 from mi_course.plots.geometry import polytopes, regions, stacks, vectors
 from mi_course.plots.patterns import attention, attention_view
 from mi_course.plots.tables import LEFT, grid, measured, rounded, table
-from mi_course.plots.text import token_spans, tokens, tokens_view
+from mi_course.plots.text import Varying, token_spans, tokens, tokens_view, varying
 from mi_course.plots.views import circuitsvis_script
 from mi_course.plots.vision import pictures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 import matplotlib
@@ -147,3 +148,27 @@ def tokens_view(
         "negativeColor": matplotlib.colors.to_hex(cmap(0.1)),
     }
     return interactive("ColoredTokens", data, strings, name, _token_picture(strings, values, signed, words))
+
+
+def varying(html: str) -> str:
+    """`html` in marks that the notebooks' comparison leaves out, since it differs between machines."""
+    return f'<div class="mi-v">{html}</div><!-- mi-v -->'
+
+
+@dataclass(frozen=True)
+class Varying:
+    """What differs between machines or Pythons, so that stored notebooks are not compared on it.
+
+    Args:
+        text: what is shown, as HTML; or any text, kept in its lines, with `plain`.
+        plain: it is no HTML.
+    """
+
+    text: str
+    plain: bool = False
+
+    def __repr__(self) -> str:
+        return "shown in the notebook"
+
+    def _repr_html_(self) -> str:
+        return varying(f"<pre>{escape(self.text)}</pre>" if self.plain else self.text)

@@ -16,6 +16,7 @@ from mi_course.sae.dictionary import (
     as_rows,
     check_activations,
     geometric_median,
+    unit_scale,
 )
 from mi_course.sae.kinds import KINDS, UNIT_DECODER, Jump, Step, auxiliary_loss, keep_top
 from mi_course.sae.losses import fast_loss, loss, projected
@@ -42,7 +43,6 @@ from mi_course.sae.pages import (
     neighbours_part,
     number,
     proxy_of,
-    varying,
 )
 from mi_course.sae.responses import (
     HOOK,
@@ -52,6 +52,7 @@ from mi_course.sae.responses import (
     checked_feature,
     correlations,
     enrichment,
+    from_rare_to_frequent,
     hook_of,
     intervals,
     logit_weights,
@@ -62,3 +63,4 @@ from mi_course.sae.responses import (
 from mi_course.sae.saelens import ARCHITECTURES, SAELENS, from_saelens, read_saelens, to_saelens
 from mi_course.sae.shards import Shard
 from mi_course.sae.training import ALL_DEAD, SaeTraining, Upkeep, resample_, train
+from mi_course.sae.transcoder import Transcoder, TranscoderConfig

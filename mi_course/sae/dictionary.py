@@ -79,6 +79,8 @@ class SparseAutoencoder(nn.Module):
     """
 
     parts: processes.Copies = processes.COPIES  # which process has which features: here, each has all
+    entry, config, called = "sae", SaeConfig, "an autoencoder"  # where its shape stands on a card
+    rebuilds_what_it_reads = True  # a transcoder does not
 
     def __init__(self, cfg: SaeConfig):
         super().__init__()
@@ -112,6 +114,11 @@ class SparseAutoencoder(nn.Module):
         return f"SparseAutoencoder({cfg.kind}, {cfg.d_in} → {cfg.d_sae} features, {sparse}{tied})"
 
     @property
+    def row(self) -> int:
+        """The width of a training row."""
+        return self.cfg.d_in
+
+    @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
         """How features read; the decoder's transpose where tied."""
         return self.W_dec.T if self.cfg.tied else self._W_enc_rows.T
@@ -119,9 +126,17 @@ class SparseAutoencoder(nn.Module):
     # -- the function ----------------------------------------------------------------------------
 
     def pre(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
-        """Pre-activations of `x`. Subtracting b_dec first ties the input's bias to the output's."""
-        x_c = self.parts.spread(self.scaled(x)) - self.parts.spread(self.b_dec)
-        return x_c @ self.W_enc + self.b_enc
+        """Pre-activations of `x`."""
+        return self.centred(self.scaled(x)) @ self.W_enc + self.b_enc
+
+    def centred(self, t: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """What W_enc reads of a scaled input `t`. Subtracting b_dec first ties the input's bias to the output's."""
+        return self.parts.spread(t) - self.parts.spread(self.b_dec)
+
+    def pair(self, x: Float[Tensor, "*batch d_in"]) -> tuple[Tensor, Tensor]:
+        """What is read of a training row `x` and what is to be rebuilt, scaled: for an autoencoder the same."""
+        t = self.scaled(x)
+        return t, t
 
     def scaled(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """The activations in the units of the inside, in which E‖x‖² = d_in."""
@@ -158,17 +173,18 @@ class SparseAutoencoder(nn.Module):
         """Take the scale and the bias from a sample [… d_in]: E‖x·scale‖² = d_in, b_dec its geometric median."""
         x = as_rows(x).to(self.W_dec.dtype)
         check_activations(x, self.cfg.d_in)
-        if not bool(x.any()):
-            raise CourseError("All activations are zero: there is no scale to take from them.")
-        if (few := sinks(x)) is not None:
-            warnings.warn(
-                f"{int(few.sum()):,} of {len(x):,} activations are over {HUGE} times as long as the median: scale and "
-                "FVU will be theirs. In real models they stand at the first position: leave it out.",
-                stacklevel=2,
-            )
-        self.scale.copy_((self.cfg.d_in / x.square().sum(-1).mean()).sqrt())
+        self.scale.copy_(unit_scale(x))
         self.b_dec.copy_(geometric_median(x * self.scale))
         return self
+
+    def missed(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_in"]:
+        """x − x̂ of training rows `x`, in the units of the inside."""
+        return self.scale * (x - self(x))
+
+    def towards(self, x: Float[Tensor, "row d_in"]) -> tuple[Tensor, Tensor]:
+        """What a feature that is to stand for a row of `x` reads, and what it writes: for an autoencoder the same."""
+        direction = x * self.scale - self.b_dec
+        return direction, direction
 
     @torch.no_grad()
     def normalise_(self) -> None:
@@ -180,7 +196,7 @@ class SparseAutoencoder(nn.Module):
 
     def save(self, path: str | Path, *, half: bool = False, **card) -> Path:
         """Write `path`.safetensors and its card; `half` stores 16-bit floats."""
-        return save_checked(path, self._result(half), sae=asdict(self.cfg), **card)
+        return save_checked(path, self._result(half), **{self.entry: asdict(self.cfg)}, **card)
 
     def _result(self, half: bool) -> dict[str, Tensor]:
         """What is kept of the parameters and buffers here; `half` makes matrices 16-bit floats."""
@@ -196,9 +212,9 @@ class SparseAutoencoder(nn.Module):
         """
         path = shipped_path(name_or_path, "sae")
         tensors, card = cls._read(path)
-        if "sae" not in card:
-            raise CourseError(f"{path} is not an autoencoder: its card has no entry 'sae'.")
-        sae = cls(SaeConfig(**card["sae"]))
+        if cls.entry not in card:
+            raise CourseError(f"{path} is not {cls.called}: its card has no entry {cls.entry!r}.")
+        sae = cls(cls.config(**card[cls.entry]))
         try:
             sae.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         except RuntimeError as error:
@@ -231,6 +247,19 @@ def check_activations(x: Tensor, d_in: int) -> None:
         )
     if not bool(x.isfinite().all()):
         raise CourseError("The activations hold NaN or infinity: look at the model that made them.")
+
+
+def unit_scale(x: Float[Tensor, "row d"]) -> Float[Tensor, ""]:
+    """By what activations `x` are multiplied so that E‖x‖² = d; a warning where a few rows of huge norm decide it."""
+    if not bool(x.any()):
+        raise CourseError("All activations are zero: there is no scale to take from them.")
+    if (few := sinks(x)) is not None:
+        warnings.warn(
+            f"{int(few.sum()):,} of {len(x):,} activations are over {HUGE} times as long as the median: scale and "
+            "FVU will be theirs. In real models they stand at the first position: leave it out.",
+            stacklevel=3,
+        )
+    return (x.shape[-1] / x.square().sum(-1).mean()).sqrt()
 
 
 def geometric_median(x: Float[Tensor, "sample d_in"], steps: int = 50) -> Float[Tensor, "d_in"]:

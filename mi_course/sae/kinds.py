@@ -39,8 +39,10 @@ class Relu:
         """What is summed over the features of each input and multiplied by λ."""
         return f
 
-    def extra(self, sae, pre: Tensor, target: Tensor, error: Tensor, dead: Tensor | None) -> Tensor | None:
-        """A further term of the loss."""
+    def extra(
+        self, sae, t: Tensor, pre: Tensor, target: Tensor, error: Tensor, dead: Tensor | None
+    ) -> Tensor | None:
+        """A further term of the loss; `t` is the scaled input, `target` what is rebuilt: itself, but for a transcoder."""
 
     def fast_loss(self, sae, target: Tensor, share: float | int, dead: Tensor, work: sae_step.Work):
         """The loss by the step of `sae.step`, and who was active."""
@@ -82,8 +84,8 @@ class TopK(Relu):
     def penalty(self, sae, pre, f):
         return None
 
-    def extra(self, sae, pre, target, error, dead):
-        return None if dead is None else sae.cfg.aux * auxiliary_loss(sae, target, error.detach(), dead)
+    def extra(self, sae, t, pre, target, error, dead):
+        return None if dead is None else sae.cfg.aux * auxiliary_loss(sae, t, error.detach(), dead)
 
     def fast_loss(self, sae, target, share, dead, work):
         weights = (sae.W_enc.T, sae.b_enc, sae.W_dec, sae.b_dec)
@@ -136,12 +138,12 @@ class Nested(TopK):
                 "A nested dictionary is not cut into shards: its prefixes would lie in one of them."
             )
 
-    def extra(self, sae, pre, target, error, dead):
+    def extra(self, sae, t, pre, target, error, dead):
         whole, ends = error.square().sum(-1).mean(), sae.cfg.prefixes
         f = sae.activate(pre)
         parts = [(target - sae.b_dec - f[..., :m] @ sae.W_dec[:m]).square().sum(-1).mean() for m in ends]
         nested = (sum(parts) - len(ends) * whole) / (len(ends) + 1)  # with the whole: the mean over all
-        aux = super().extra(sae, pre, target, error, dead)
+        aux = super().extra(sae, t, pre, target, error, dead)
         return nested if aux is None else nested + aux
 
 
@@ -177,7 +179,7 @@ class Gated(Relu):
     def penalty(self, sae, pre, f):
         return pre.relu()
 
-    def extra(self, sae, pre, target, error, dead):
+    def extra(self, sae, t, pre, target, error, dead):
         by_gate = sae.parts.add(pre.relu() @ sae.W_dec.detach()) + sae.b_dec.detach()
         return (target - by_gate).square().sum(-1).mean()
 
@@ -235,14 +237,14 @@ class Step(torch.autograd.Function):
 
 def auxiliary_loss(
     sae,
-    target: Float[Tensor, "batch d_in"],
-    error: Float[Tensor, "batch d_in"],
+    t: Float[Tensor, "batch d_in"],
+    error: Float[Tensor, "batch d_out"],
     dead: Bool[Tensor, "d_sae"],
 ) -> Float[Tensor, ""]:
     """How well the dead features' largest pre-activations explain the error: a gradient for what gets none.
 
     At most `AT_ONCE` of them take part in a step, in turn, so that a step never costs much more than without them.
-    `target` is what `sae` was to rebuild, `error` what it missed of that, and `dead` says which features are.
+    `t` is the scaled input that `sae` read, `error` what it missed of its target, and `dead` says which features are.
     """
     which = dead.nonzero()[:, 0]
     before, everywhere = sae.parts.counted(len(which))
@@ -254,7 +256,7 @@ def auxiliary_loss(
         place, order = place.sort()
         which = which[order[place < AT_ONCE]]
     rows = sae.W_enc.T.index_select(0, which)
-    pre = (target - sae.parts.spread(sae.b_dec)) @ rows.T + sae.b_enc[which]
+    pre = sae.centred(t) @ rows.T + sae.b_enc[which]
     k = min(everywhere, AT_ONCE, max(1, sae.cfg.d_in // 2))
     revived = sae.parts.keep_top(pre.relu(), k)
     return (error - sae.parts.add(revived @ sae.W_dec.index_select(0, which))).square().sum(-1).mean()

@@ -14,7 +14,7 @@ from mi_course.sae.dictionary import SparseAutoencoder
 
 def loss(
     sae: SparseAutoencoder,
-    x: Float[Tensor, "batch d_in"],
+    x: Float[Tensor, "batch d"],
     share: float | int = 1.0,
     dead: Bool[Tensor, "d_sae"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_sae"]]:
@@ -22,14 +22,15 @@ def loss(
 
     relu λ Σ f_i · relu_norm λ Σ f_i ‖d_i‖ (Conerly et al. 2024) · jumprelu λ ‖f‖₀ · gated λ Σ ReLU(gate) and the
     error of the gate's own reconstruction (Rajamanoharan et al. 2024a) · topk, batchtopk the auxiliary error of
-    `dead` features on what is left (Gao et al. 2024). Returns the loss and f. `sae` reads the activations `x`.
+    `dead` features on what is left (Gao et al. 2024). Returns the loss and f. `sae` reads the activations `x`; a
+    transcoder reads their first part and rebuilds the rest.
     """
-    pre = sae.pre(x)
+    t, target = sae.pair(x)
+    pre = sae.centred(t) @ sae.W_enc + sae.b_enc
     f = sae.activate(pre)
-    target = sae.scaled(x)
     error = target - sae.rebuilt(f)
     total = error.square().sum(-1).mean()
-    penalty, extra = sae.kind.penalty(sae, pre, f), sae.kind.extra(sae, pre, target, error, dead)
+    penalty, extra = sae.kind.penalty(sae, pre, f), sae.kind.extra(sae, t, pre, target, error, dead)
     if penalty is not None:
         total = total + share * sae.cfg.l1 * sae.parts.add(penalty.sum(-1)).mean()
     if extra is not None:

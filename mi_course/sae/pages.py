@@ -144,11 +144,6 @@ def facts_of(rec: Recording, column: int, proxy: Tensor | None) -> dict[str, flo
 SMALL = "margin:.9em 0 .2em;font-weight:600"
 
 
-def varying(html: str) -> str:
-    """`html` in marks that the notebooks' comparison leaves out, since it differs between machines."""
-    return f'<div class="mi-v">{html}</div><!-- mi-v -->'
-
-
 def number(value: float | int, digits: int = 3) -> str:
     """`value` with so many `digits`, marked as a number that differs between machines."""
     return f'<span class="mi-n">{plots.rounded(value, digits)}</span>'
@@ -163,7 +158,7 @@ def header(rec: Recording, feature: int, script: str | None, facts: dict[str, fl
     }
     said = " · ".join(f"{name} {show.get(name, number)(value)}" for name, value in facts.items())
     silent = "" if facts["largest activation"] > 0 else "<p>It is active on none of the tokens looked at.</p>"
-    return varying(
+    return plots.varying(
         f'<h3 style="margin:.3em 0">{escape(what)}</h3><p style="margin:.2em 0">{said}</p>{silent}'
     )
 
@@ -185,7 +180,7 @@ def examples_part(rec: Recording, f: Tensor, before: int = 14, after: int = 5) -
         html += f'<div style="{SMALL}">At {share}</div>' + context_lines(
             rec, by_window, places, before, after
         )
-    return f'<details open><summary style="{SMALL}">Examples</summary>{varying(html)}</details>'
+    return f'<details open><summary style="{SMALL}">Examples</summary>{plots.varying(html)}</details>'
 
 
 def context_lines(rec: Recording, by_window: Tensor, places: list, before: int, after: int) -> str:
@@ -256,7 +251,7 @@ def ablation_part(rec: Recording, feature: int, f: Tensor, facts: dict[str, floa
         f"<ul style='margin:.2em 0'>{said}</ul><p style='margin:.2em 0'>next tokens it hurts most</p>{spans}"
     )
     title = "Rise of the loss when it is taken out"
-    return f'<details open><summary style="{SMALL}">{title}</summary>{varying(html)}</details>'
+    return f'<details open><summary style="{SMALL}">{title}</summary>{plots.varying(html)}</details>'
 
 
 def logits_part(corpus: Any, weights: Float[Tensor, "d_vocab"], k: int = 15) -> str:
@@ -273,7 +268,7 @@ def logits_part(corpus: Any, weights: Float[Tensor, "d_vocab"], k: int = 15) -> 
         limits = (float(weights.min()), float(weights.max()))
         spans = plots.token_spans(strings, top.values, signed=True, show_values=True, limits=limits)
         html += f'<div role="group" aria-label="{name}: {escape(" ".join(strings))}" style="margin:2px 0">{name} {spans}</div>'
-    return f'<details open><summary style="{SMALL}">Logit weights (direct path)</summary>{varying(html)}</details>'
+    return f'<details open><summary style="{SMALL}">Logit weights (direct path)</summary>{plots.varying(html)}</details>'
 
 
 def alone(corpus: Any, tokens: list[int]) -> list[str]:
@@ -311,7 +306,7 @@ def neighbours_part(rec: Recording, feature: int, column: int, k: int = 5) -> st
         f"<p style='margin:.2em 0'>features: {features}</p>"
     )
     title = "Most similar neurons and features"
-    return f'<details open><summary style="{SMALL}">{title}</summary>{varying(html)}</details>'
+    return f'<details open><summary style="{SMALL}">{title}</summary>{plots.varying(html)}</details>'
 
 
 # -- a gallery -----------------------------------------------------------------------------------
@@ -397,11 +392,12 @@ def index_of(pages: Sequence[FeaturePage]) -> str:
             f"<td>{number(100 * page.facts['active on'], 2)}%</td>"
             f"<td>{' '.join(f'<code dir=ltr>{escape(token)}</code>' for token in page.tokens)}</td><td>{escape(page.of)}</td></tr>"
         )
-    names = ("feature", "script", "r with its proxy", "active on", "raises", "autoencoder")
+    names = ("feature", "chosen", "r with its proxy", "active on", "raises", "autoencoder")
     head = "".join(f'<th scope="col">{name}</th>' for name in names)
     words = (
-        "<h1>Features</h1><p>Each row is a direction that a sparse autoencoder found in the 512 neurons of a "
-        "one-layer transformer; notebook 05 says how. Coloured tokens are held-out text.</p>"
+        "<h1>Features</h1><p>Each row is a direction that a sparse autoencoder found. Those chosen by a script, or from rare "
+        "to frequent, are in the 512 neurons of a one-layer transformer (notebook 05); those “by rule” and “at random” are in "
+        "the middle stream of a real chat model (notebook 07). Coloured tokens are held-out text.</p>"
     )
     table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
     return words + SEARCH + table + FIND

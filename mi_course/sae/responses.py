@@ -59,6 +59,23 @@ def mean_and_spread(moments: Float[Tensor, "2 n"]) -> tuple[Float[Tensor, "n"], 
     return mean, torch.where(variance > 1e-6 * square, variance.clamp_min(0).sqrt(), torch.inf)
 
 
+def from_rare_to_frequent(density: Float[Tensor, "d_sae"], n: int, least: float | int = 0) -> list[int]:
+    """Numbers of `n` features, evenly spaced from the rarest to the most frequent: a choice that looks at nothing else.
+
+    Args:
+        density: share of inputs on which each feature is active.
+        n: how many; fewer where fewer are alive.
+        least: leave out features whose density is not above 0, or below this.
+    """
+    alive = ((density > 0) & (density >= least)).nonzero()[:, 0]
+    if not len(alive) or n < 1:
+        raise CourseError(
+            f"There are {len(alive)} features to choose {n} from: at least one of each is needed."
+        )
+    ranked, n = alive[density[alive].argsort()], min(n, len(alive))
+    return ranked[[len(ranked) * k // n for k in range(n)]].tolist()
+
+
 def best_match(
     f_a: Float[Tensor, "*sample n"], f_b: Float[Tensor, "*sample m"]
 ) -> tuple[Float[Tensor, "n"], Int[Tensor, "n"]]:

@@ -46,6 +46,8 @@ def to_saelens(sae: SparseAutoencoder, folder: str | Path, **metadata) -> Path:
         folder: where.
         metadata: for cfg.json, by name: `hook_name`, `model_name`, …
     """
+    if not sae.rebuilds_what_it_reads:
+        raise CourseError(f"{sae!r} is no autoencoder: keep it with its own save() and load().")
     cfg, s = sae.cfg, sae.scale
     tensors = {
         "W_enc": sae.W_enc * s,

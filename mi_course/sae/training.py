@@ -74,7 +74,7 @@ class Upkeep(Callback):
             {round(at * config.steps) for at in config.resample_at} if pool is not None else set()
         )
         plain = sae.W_dec.device.type == "cpu" and sae.W_dec.dtype == torch.float32
-        fast = fast and sae.kind.fast and plain
+        fast = fast and sae.kind.fast and sae.rebuilds_what_it_reads and plain
         self.work = sae_step.Work.for_size(sae.W_dec.numel(), sae.parts) if fast else None
         if sae.kind.unit_decoder:
             self.hooks.append(sae.W_dec.register_hook(lambda grad: projected(grad, sae.W_dec.detach())))
@@ -108,7 +108,7 @@ class Upkeep(Callback):
             active = (f.detach() > 0).any(0)
             sae.kind.follow_(sae, f.detach())
         if not bool(total.isfinite()):
-            check_activations(x, sae.cfg.d_in)  # is it the input's fault?
+            check_activations(x, sae.row)  # is it the input's fault?
         self.part = x[:512]
         sae.silent = torch.where(sae.parts.anywhere(active), 0, sae.silent + everything)
         return sae.parts.loss(total)
@@ -136,8 +136,9 @@ class Upkeep(Callback):
     @torch.no_grad()
     def measures(self, sae: SparseAutoencoder) -> dict:
         """L0 and FVU of `sae` on a part of the batch, beside it FVU without rows of huge norm, and the share of the dead."""
-        f = sae.encode(self.part)
-        x, x_hat = self.part, sae.decode(f)
+        t, x = sae.pair(self.part)
+        f = sae.activate(sae.centred(t) @ sae.W_enc + sae.b_enc)
+        x_hat = sae.rebuilt(f)
         noted = {
             "L0": sae.parts.total(l0(f)), "FVU": unexplained(x, x_hat), "dead": float(sae.parts.mean(self.dead.float())),
         }  # fmt: skip
@@ -164,7 +165,7 @@ def train(
     The history notes L0, FVU and dead share every 20 steps, and how many features were resampled.
 
     Args:
-        sae: is trained in place.
+        sae: is trained in place; a `Transcoder` on rows that hold what it reads and, behind it, what it rebuilds.
         sample: step → inputs [batch d_in], as `Store.sample(batch)` gives.
         config: a `SaeTraining`.
         pool: inputs to resample dead features from.
@@ -245,16 +246,15 @@ def resample_(
     if not n:
         return torch.empty(0, dtype=torch.long)
     x = as_rows(x).to(sae.W_dec.dtype)
-    squared = (sae.scale * (x - sae(x))).square().sum(-1).square()  # loss²
+    squared = sae.missed(x).square().sum(-1).square()  # loss²
     weight = squared.cpu() if by == "loss" else torch.ones(len(x))
     picked = torch.multinomial(weight, n, replacement=n > len(x), generator=generator(seed))
     alive = sae.parts.mean(sae.W_enc[:, ~dead].norm(dim=0)).nan_to_num(1.0)  # 1 where nobody is alive
     picked = picked[before : before + here]
-    direction = x[picked] * sae.scale - sae.b_dec
-    direction = direction / direction.norm(dim=1, keepdim=True).clamp_min(1e-8)
-    sae.W_dec[dead] = direction
+    reads, writes = (d / d.norm(dim=1, keepdim=True).clamp_min(1e-8) for d in sae.towards(x[picked]))
+    sae.W_dec[dead] = writes
     if not sae.cfg.tied:
-        sae._W_enc_rows[dead] = 0.2 * alive * direction
+        sae._W_enc_rows[dead] = 0.2 * alive * reads
     sae.b_enc[dead] = 0.0
     for optimizer in optimizers:
         for p in (p for p in sae.parameters() if p is not sae.b_dec):

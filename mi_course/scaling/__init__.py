@@ -29,11 +29,13 @@ from mi_course.scaling.coverage import (
 )
 from mi_course.scaling.languages import Ciphers, Documents
 from mi_course.scaling.laws import PowerLaw, frontier, interval, power_law
-from mi_course.scaling.looking import Reader, Varying, overview, page, recorded
+from mi_course.scaling.looking import Reader, overview, page, pages, recorded
 from mi_course.scaling.planted import (
     STRENGTH,
+    Rules,
     World,
     families,
+    rules,
     topics,
     unit_rows,
     zipf,

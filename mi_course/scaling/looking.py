@@ -1,8 +1,8 @@
 """Pages of a real model's features: the strongest contexts, some from every strength, and what a feature writes.
 
 >>> from mi_course import scaling
->>> scaling.Varying("<p>what differs between machines</p>")._repr_html_().count("mi-v")
-2
+>>> scaling.Reader("letters", None)
+Reader(name='letters', tokenizer=None)
 """
 
 from __future__ import annotations
@@ -15,28 +15,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mi_course import sae
+from mi_course import plots, sae
+from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
+from mi_course.plots import Varying
 from mi_course.sae import FeaturePage, Recording, SparseAutoencoder
 from mi_course.scaling.clamping import Rest
 from mi_course.scaling.reading import huge
-
-
-@dataclass(frozen=True)
-class Varying:
-    """HTML that differs between machines, so that stored notebooks are not compared on it.
-
-    Args:
-        html: what is shown.
-    """
-
-    html: str
-
-    def __repr__(self) -> str:
-        return "shown in the notebook"
-
-    def _repr_html_(self) -> str:
-        return sae.varying(self.html)
 
 
 @dataclass(frozen=True)
@@ -112,14 +97,36 @@ def page(recording: Recording, model, feature: int, label: str) -> FeaturePage:
         parts += [sae.examples_part(recording, f), sae.histogram_part(f, None, None)]
     close = " · ".join(f"{i} (cosine {v:.2f})" for v, i in zip(near.values.tolist(), near.indices.tolist()))
     parts += [
-        sae.varying(sae.logits_part(recording.corpus, weights)),
-        sae.varying(f"<p>nearest features: {close}</p>"),
+        plots.varying(sae.logits_part(recording.corpus, weights)),
+        plots.varying(f"<p>nearest features: {close}</p>"),
     ]
     tokens = recording.corpus.spelt(weights.topk(5).indices)
     name = dictionary.card.get("recipe", f"{dictionary.cfg.d_sae} features")
     return FeaturePage(
         feature, label, name, facts, tuple(tokens), tuple(near.indices.tolist()), "".join(parts)
     )
+
+
+def pages(
+    recording: Recording, model, by_rule: int = 20, at_random: int = 5, seed: int = 0
+) -> list[FeaturePage]:
+    """Pages of features that nobody picked: some evenly spaced from rare to frequent, some at random beside them.
+
+    A feature counts as living when it is active on ten tokens of the recording or more.
+
+    Args:
+        recording: what `recorded` gave.
+        model: as `page` takes it.
+        by_rule: how many by `sae.from_rare_to_frequent`.
+        at_random: how many of the living, drawn by `seed`.
+        seed: of the draw.
+    """
+    least = 9.5 / recording.tokens.numel()  # ten tokens, however the share was rounded
+    ranked = sae.from_rare_to_frequent(recording.density, recording.sae.cfg.d_sae, least)
+    drawn = torch.randperm(len(ranked), generator=generator(seed, 11))[:at_random].tolist()
+    spread = sae.from_rare_to_frequent(recording.density, by_rule, least)
+    labelled = [*((i, "by rule") for i in spread), *((ranked[at], "at random") for at in drawn)]
+    return [page(recording, model, i, label) for i, label in labelled]
 
 
 def overview(pages: Sequence[FeaturePage]) -> Varying:

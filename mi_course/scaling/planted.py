@@ -147,3 +147,57 @@ def families(
         return torch.cat([above, below.flatten(1)], 1).float()
 
     return World(unit_rows(n * (1 + each), d, seed), there, parent)
+
+
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """A layer whose truth is known: where the concepts that a rule needs are there, it writes the rule's direction.
+
+    Args:
+        world: of what the layer reads.
+        needs: the two concepts of each rule; twice the same where it needs one.
+        writes: one row for each rule, of length 1.
+    """
+
+    world: World
+    needs: Int[Tensor, "rule two"]
+    writes: Float[Tensor, "rule d"]
+
+    def draw(
+        self, n: int, seed: int = 0
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"], Float[Tensor, "n rule"]]:
+        """`n` inputs, the layer's outputs, and how strongly each rule applies: as its weaker concept; `seed` draws them."""
+        x, there = self.world.draw(n, seed)
+        strength = there[:, self.needs].amin(-1)
+        return x, strength @ self.writes, strength
+
+
+def rules(
+    single: int = 24,
+    often: int = 8,
+    pairs: int = 12,
+    d: int = 32,
+    frequency: float | int = 0.05,
+    how_often: float | int = 0.3,
+    seed: int = 0,
+) -> Rules:
+    """A rule for each of some concepts, and rules for pairs of others that come often: "this and that".
+
+    Args:
+        single: concepts with a rule of their own.
+        often: concepts that only count in pairs.
+        pairs: rules that need two of them.
+        d: dimensions of what is read and of what is written.
+        frequency: of a concept with a rule of its own.
+        how_often: frequency of the others.
+        seed: of directions and pairs.
+    """
+    both = torch.combinations(torch.arange(single, single + often))
+    if not 0 <= pairs <= len(both):
+        raise CourseError(f"Of {often} concepts there are {len(both)} pairs, not {pairs}.")
+    p = torch.cat([torch.full((single,), float(frequency)), torch.full((often,), float(how_often))])
+    there = lambda m, rng: (torch.rand(m, len(p), generator=rng) < p).float()  # noqa: E731
+    drawn = both[torch.randperm(len(both), generator=generator(seed, 9))[:pairs]]
+    needs = torch.cat([torch.arange(single)[:, None].expand(-1, 2), drawn])
+    world = World(unit_rows(len(p), d, seed), there, torch.full((len(p),), -1))
+    return Rules(world, needs, unit_rows(len(needs), d, seed + 50))
