@@ -216,13 +216,14 @@ def halves(texts: dict[str, str]) -> dict[str, str]:
 
 
 @lru_cache(maxsize=2)
-def python_text(vocab: int = 512) -> Corpus:
+def python_text(vocab: int = 512, shared: bool = False) -> Corpus:
     """The standard library of the interpreter that runs this.
 
-    `vocab` is the size of the shipped vocabulary: 512, 1024 or 2048 tokens.
+    `vocab` is the size of the shipped vocabulary: 512, 1024 or 2048 tokens. `shared` takes only the files that all of
+    Python 3.10 to 3.13 have; see `standard_library`.
     """
-    name = f"Python {sysconfig.get_python_version()} library"
-    return assembled(name, standard_library(), shipped_tokenizer(f"python-{vocab}"))
+    name = "shared Python library" if shared else f"Python {sysconfig.get_python_version()} library"
+    return assembled(name, standard_library(shared), shipped_tokenizer(f"python-{vocab}"))
 
 
 def from_folder(
