@@ -28,7 +28,10 @@ def test_python_text_is_the_running_library(python):
 def test_pythons_share_a_text():
     texts, marks = corpora.standard_library(shared=True), corpora.shared_marks()
     common = corpora.python_text(512, shared=True)
-    assert common.name == "shared Python library" and len(common.held_out) < len(corpora.python_text(512).held_out) / 5
+    assert (
+        common.name == "shared Python library"
+        and len(common.held_out) < len(corpora.python_text(512).held_out) / 5
+    )
     assert texts.keys() <= marks.keys() and 100 < len(marks) < 605
     # Another patch release, or a distribution that mends the library, may have changed a file or two.
     assert len(texts) >= 0.9 * len(marks)
