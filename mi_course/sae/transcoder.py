@@ -41,6 +41,16 @@ class TranscoderConfig(SaeConfig):
     """The shape of a transcoder: that of an autoencoder, and the width of what it writes.
 
     Args:
+        d_in: width of what enters the layer.
+        d_sae: number of features.
+        kind: as of an autoencoder.
+        l1: λ of the penalty, as there.
+        k: active features, as there.
+        aux: weight of the auxiliary loss, as there.
+        bandwidth: of jumprelu's kernel, as there.
+        tied: cannot be.
+        seed: of the starting weights.
+        prefixes: of nested, as there.
         d_out: width of the layer's output; 0 is d_in.
     """
 
