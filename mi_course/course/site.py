@@ -155,7 +155,8 @@ def real_features() -> list:
     """The twenty-five pages of notebook 07: twenty features of SmolLM2 by its rule, and five at random."""
     from mi_course import pretrained, sae, scaling
 
-    model, dictionary = pretrained.load("smollm2-135m-instruct"), sae.SparseAutoencoder.load(REAL)
+    dictionary = sae.SparseAutoencoder.load(REAL)
+    model = pretrained.load(dictionary.card["model"])
     documentation = scaling.windows_of(model.tokenizer, scaling.documentation(True), 64, 64, seed=1, each=2)
     rest = scaling.Rest(model, 15)
     recording = scaling.recorded(

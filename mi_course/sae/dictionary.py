@@ -70,6 +70,11 @@ class SaeConfig:
         if self.l1 < 0:
             raise CourseError(f"The penalty λ cannot be negative: l1 = {self.l1}.")
 
+    @property
+    def sparsity(self) -> str:
+        """What keeps it sparse, in a word."""
+        return f"k = {self.k}" if self.k else f"λ = {self.l1:g}"
+
 
 class SparseAutoencoder(nn.Module):
     """f = activation((x·scale − b_dec) W_enc + b_enc), x̂ = (f W_dec + b_dec) / scale.
@@ -110,8 +115,7 @@ class SparseAutoencoder(nn.Module):
     def __repr__(self) -> str:
         """One line: what it is, and what keeps it sparse."""
         cfg, tied = self.cfg, ", tied" if self.cfg.tied else ""
-        sparse = f"k = {cfg.k}" if cfg.k else f"λ = {cfg.l1:g}"
-        return f"SparseAutoencoder({cfg.kind}, {cfg.d_in} → {cfg.d_sae} features, {sparse}{tied})"
+        return f"SparseAutoencoder({cfg.kind}, {cfg.d_in} → {cfg.d_sae} features, {cfg.sparsity}{tied})"
 
     @property
     def row(self) -> int:
@@ -127,7 +131,11 @@ class SparseAutoencoder(nn.Module):
 
     def pre(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """Pre-activations of `x`."""
-        return self.centred(self.scaled(x)) @ self.W_enc + self.b_enc
+        return self.read(self.scaled(x))
+
+    def read(self, t: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
+        """Pre-activations of a scaled input `t`."""
+        return self.centred(t) @ self.W_enc + self.b_enc
 
     def centred(self, t: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """What W_enc reads of a scaled input `t`. Subtracting b_dec first ties the input's bias to the output's."""
@@ -158,12 +166,12 @@ class SparseAutoencoder(nn.Module):
         """The activations that features f stand for."""
         return self.rebuilt(f) / self.scale
 
-    def rebuilt(self, f: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
+    def rebuilt(self, f: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
         """What features `f` stand for in the units of the inside."""
         return self.parts.add(f @ self.W_dec) + self.b_dec
 
-    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        """x̂, the reconstruction."""
+    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
+        """x̂, the reconstruction of `x`; a transcoder's ŷ, the layer's output."""
         return self.decode(self.encode(x))
 
     # -- start and upkeep ------------------------------------------------------------------------

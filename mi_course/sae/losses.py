@@ -26,7 +26,7 @@ def loss(
     transcoder reads their first part and rebuilds the rest.
     """
     t, target = sae.pair(x)
-    pre = sae.centred(t) @ sae.W_enc + sae.b_enc
+    pre = sae.read(t)
     f = sae.activate(pre)
     error = target - sae.rebuilt(f)
     total = error.square().sum(-1).mean()

@@ -137,7 +137,7 @@ class Upkeep(Callback):
     def measures(self, sae: SparseAutoencoder) -> dict:
         """L0 and FVU of `sae` on a part of the batch, beside it FVU without rows of huge norm, and the share of the dead."""
         t, x = sae.pair(self.part)
-        f = sae.activate(sae.centred(t) @ sae.W_enc + sae.b_enc)
+        f = sae.activate(sae.read(t))
         x_hat = sae.rebuilt(f)
         noted = {
             "L0": sae.parts.total(l0(f)), "FVU": unexplained(x, x_hat), "dead": float(sae.parts.mean(self.dead.float())),

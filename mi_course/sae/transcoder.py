@@ -90,8 +90,7 @@ class Transcoder(SparseAutoencoder):
     def __repr__(self) -> str:
         """One line: what it is, and what keeps it sparse."""
         cfg = self.cfg
-        sparse = f"k = {cfg.k}" if cfg.k else f"λ = {cfg.l1:g}"
-        return f"Transcoder({cfg.kind}, {cfg.d_in} → {cfg.d_sae} features → {cfg.d_out}, {sparse})"
+        return f"Transcoder({cfg.kind}, {cfg.d_in} → {cfg.d_sae} features → {cfg.d_out}, {cfg.sparsity})"
 
     @property
     def row(self) -> int:
@@ -119,14 +118,6 @@ class Transcoder(SparseAutoencoder):
     def decode(self, f: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
         """The layer's output that features `f` stand for."""
         return self.rebuilt(f) / self.out_scale
-
-    def rebuilt(self, f: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
-        """What features `f` stand for in the units of the inside."""
-        return f @ self.W_dec + self.b_dec
-
-    def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
-        """ŷ, the layer's output by the features of `x`."""
-        return self.decode(self.encode(x))
 
     @torch.no_grad()
     def start_from(self, x: Any) -> Transcoder:
