@@ -1,6 +1,7 @@
 """The ledger is whole, its verdicts follow from its bounds, and stored notebooks say what it records."""
 
 import dataclasses
+import html
 import importlib
 import json
 import re
@@ -648,3 +649,15 @@ def test_every_claim_that_fell_short_is_named_once_with_its_verdict():
     }
     assert set(said) == short
     assert len(said) == len(short)
+
+
+@pytest.mark.parametrize("path", places.find(), ids=lambda path: path.name[:2])
+def test_what_is_stored_of_a_claim_is_what_the_ledger_says_now(path):
+    """A sentence that was changed in the ledger alone would differ from the notebook's next run."""
+    nb = nbformat.read(path, as_version=4)
+    outputs = [out for cell in nb.cells for out in cell.get("outputs", [])]
+    shown = html.unescape("".join(out.get("data", {}).get("text/html", "") for out in outputs))
+    for row in Scoreboard.from_notebooks([path]).rows:
+        if row.verdict is not None:
+            for name in ("claim", "run", "control", "why", "paper_value"):
+                assert html.unescape(getattr(row.claim, name) or "") in shown, f"{row.claim.id}: {name}"
