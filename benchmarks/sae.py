@@ -24,7 +24,7 @@ from benchmarks import HEAD, line, ratio
 from mi_course import sae
 from mi_course.corpora.corpus import generator
 from mi_course.course.runner import cpu_model
-from mi_course.training import TrainConfig, optimizers
+from mi_course.training import Run, TrainConfig
 
 D_IN, D_SAE, BATCH, K, L1 = 512, 4096, 4096, 32, 1.0
 # Of 1e-3, 3e-3 and 5e-3 the best for ours and for sparsify after 200 steps (topk).
@@ -32,8 +32,7 @@ LR = {"topk": 5e-3, "relu": 3e-3}
 TURN = 3  # steps in a turn: training goes on, and a first step finds what the others left in the caches
 # Ours once more, begun as a peer begins: length of an encoder row at the start, length gradients are clipped to.
 LIKE = {"topk": [("encoder rows as long as sparsify's at the start", 3**-0.5, None)],
-        "relu": [("encoder rows as long as sae_lens' at the start", 0.1, None),
-                 ("the same, and gradients clipped to length 1 as there", 0.1, 1.0)]}  # fmt: skip
+        "relu": [("gradients clipped to length 1 as sae_lens does", None, 1.0)]}  # fmt: skip
 HERE = Path(__file__).parent
 # library, kind, bfloat16 autocast (sae-lens offers it; dictionary-learning under a wrapper of ours), the goal for us
 PEERS = [("sparsify", "topk", False, 5.0), ("sae_lens", "topk", False, 5.0), ("sae_lens", "topk", True, None),
@@ -53,22 +52,28 @@ def planted(batches: int, seed: int = 5) -> torch.Tensor:
     return x * (D_IN / x.square().sum(1).mean()).sqrt()
 
 
+def started(kind: str) -> sae.SparseAutoencoder:
+    """What both ours and the plain one begin with."""
+    return sae.SparseAutoencoder(
+        sae.SaeConfig(D_IN, D_SAE, kind, l1=L1 if kind == "relu" else 0.0, k=K, seed=3)
+    )
+
+
 class Course:
     """Our step as `sae.train` takes it: loss and gradients, projection, fused Adam, unit length, counts."""
 
     def __init__(
         self, kind: str, half: bool | None = None, length: float | None = None, clip: float | None = None
     ):
-        self.sae = sae.SparseAutoencoder(
-            sae.SaeConfig(D_IN, D_SAE, kind, l1=L1 if kind == "relu" else 0, k=K, seed=3)
-        )
+        self.sae = started(kind)
         if length is not None:
             self.sae.W_enc.data.mul_(length / self.sae.W_enc.data.norm(dim=0))
         self.clip = clip
-        self.upkeep = sae.Upkeep(self.sae, sae.SaeTraining(10**6, batch=BATCH, penalty_warmup=0))
+        self.upkeep = sae.Upkeep(self.sae, sae.SaeTraining(10**6, batch=BATCH, penalty_warmup=0.0))
         if half is not None:
             self.upkeep.work.half = half
-        (self.optimizer,) = optimizers(self.sae, TrainConfig(1, LR[kind], betas=(0.9, 0.999)))
+        self.run = Run(self.sae, TrainConfig(1, LR[kind], betas=(0.9, 0.999)), self.upkeep.loss)
+        (self.optimizer,) = self.run.optimizers
         self.sae.train()
 
     def step(self, x: torch.Tensor) -> None:
@@ -78,7 +83,7 @@ class Course:
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.clip)
         self.optimizer.step()
-        self.upkeep.after(self.sae, int(self.sae.step), [self.optimizer])
+        self.upkeep.after(self.run, int(self.sae.step))
 
     @torch.no_grad()
     def fvu(self, x: torch.Tensor) -> float:
@@ -93,7 +98,7 @@ class Plain:
     """The same as one would write it: autograd, dense features, Adam as PyTorch gives it."""
 
     def __init__(self, kind: str, autocast: bool):
-        start = sae.SparseAutoencoder(sae.SaeConfig(D_IN, D_SAE, seed=3))
+        start = started(kind)
         self.W_enc, self.b_enc, self.W_dec, self.b_dec = self.parameters = [
             p.detach().clone().contiguous().requires_grad_()
             for p in (start.W_enc, start.b_enc, start.W_dec, start.b_dec)

@@ -12,14 +12,14 @@ from mi_course import sae, sweeps
 from mi_course.corpora.corpus import generator
 
 
-def trained(size: int, seed: int) -> dict[str, float]:
+def trained(size: int, seed: int, steps: int = 1500) -> dict[str, float]:
     """A TopK autoencoder on sums of a few of 96 directions, a few seconds on one thread."""
     truth = torch.nn.functional.normalize(torch.randn(96, 48, generator=generator(seed)), dim=1)
     on = torch.rand(20_000, 96, generator=generator(seed, 1)) < 0.05
     x = (on * torch.rand(20_000, 96, generator=generator(seed, 2))) @ truth
     one = sae.SparseAutoencoder(sae.SaeConfig(48, size, "topk", k=8, seed=seed)).start_from(x)
     draw = lambda step: x[torch.randint(len(x), (512,), generator=generator(seed, step))]
-    sae.train(one, draw, sae.SaeTraining(1500, lr=3e-3), progress=False)
+    sae.train(one, draw, sae.SaeTraining(steps, lr=3e-3), progress=False)
     with torch.no_grad():
         return {"fvu": sae.fvu(x, one.decode(one.encode(x)))}
 

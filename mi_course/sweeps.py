@@ -223,7 +223,7 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
         if scheduler is None:
             with (
                 LocalCluster(
-                    workers, threads_per_worker=1, dashboard_address=None, silence_logs=50
+                    n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50
                 ) as cluster,
                 Client(cluster) as connected,
             ):

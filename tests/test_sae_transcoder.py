@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mi_course import sae, training
+from mi_course import models, patching, sae, scaling, training
+from mi_course.corpora import generator
 from mi_course.errors import CourseError
 from mi_course.files import shipped_path
 
@@ -157,10 +158,33 @@ def test_what_has_no_sense_is_said(rows, tmp_path):
         one.start_from(holes)
     with pytest.raises(CourseError, match="reads 6 numbers a vector"):
         one(rows)
-    with pytest.raises(CourseError, match="reads at one hook and writes at another"):
-        sae.splice(one)
     with pytest.raises(CourseError, match="is no autoencoder"):
         sae.to_saelens(one, tmp_path / "folder")
+
+
+@pytest.mark.parametrize("use", ["splice", "clamped", "replaced", "first_order", "doses", "ablation_effect", "logit_weights",
+                                 "patching"])  # fmt: skip
+def test_what_writes_into_the_stream_that_was_read_refuses_a_transcoder(use):
+    model = models.TinyTransformer(models.TinyConfig(d_model=8, n_heads=2, n_layers=1, d_vocab=10, n_ctx=8))
+    one = sae.Transcoder(
+        sae.TranscoderConfig(8, 12, "topk", k=2)
+    )  # as wide as what it reads: shapes would fit
+    one.card["hook"] = hook = "blocks.0.hook_resid_post"
+    tokens = torch.arange(8).view(1, 8)
+    x, rest = torch.randn(1, 8, 8, generator=generator(0)), scaling.Rest(model, 0)
+    exp = patching.Experiment(model, tokens, tokens.flip(1), 1, 2)
+    uses = {
+        "splice": lambda: sae.splice(one),
+        "clamped": lambda: scaling.clamped(one, x, 3, 1.0),
+        "replaced": lambda: scaling.replaced(one, x),
+        "first_order": lambda: scaling.first_order(rest, one, x, lambda logits: logits.sum(), torch.ones(12)),
+        "doses": lambda: scaling.doses(rest, one, x, tokens, torch.tensor([1]), 3, [1.0]),
+        "ablation_effect": lambda: sae.ablation_effect(one, model, tokens, 3),
+        "logit_weights": lambda: sae.logit_weights(one, model),
+        "patching": lambda: exp.sweep("feature", sae=(one, hook)),
+    }
+    with pytest.raises(CourseError, match="reads at one hook and writes at another"):
+        uses[use]()
 
 
 def test_an_autoencoder_is_no_transcoder_and_the_other_way_round(tmp_path):

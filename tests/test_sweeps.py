@@ -67,6 +67,12 @@ def slow(seconds: float, diary: str, number: int) -> int:
     return number
 
 
+def who(number: int) -> int:
+    """Which process does the task; long enough that one that is idle takes the next."""
+    time.sleep(0.3)
+    return os.getpid()
+
+
 def tasks(**more) -> list[sweeps.Task]:
     return [
         sweeps.Task(f"fit-{one['size']}-{one['seed']}", f"{HERE}:fit", one | more)
@@ -91,6 +97,12 @@ def test_one_and_two_workers_give_the_same_table(tmp_path):
     assert one.table() == two.table() and (one.ran, one.failed) == (6, {})
     assert one.table().splitlines()[0] == "task,size,seed,norm,size_again"
     assert one.results == two.results and one.results["fit-8-0"] == fit(8, 0)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_there_are_as_many_workers_as_were_asked_for(tmp_path, workers):
+    some = [sweeps.Task(f"who-{n}", f"{HERE}:who", {"number": n}) for n in range(4 * workers)]
+    assert len(set(sweeps.run(some, tmp_path, workers=workers).results.values())) == workers
 
 
 def test_what_is_done_is_not_done_again(tmp_path):

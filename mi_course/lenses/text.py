@@ -15,10 +15,10 @@ from mi_course.errors import CourseError
 CHARACTERS = 12_000  # of each text, from its start
 
 
-@lru_cache(maxsize=2)
-def texts_of(held_out: bool) -> dict[str, str]:
-    """Name → text of what is held out, or of all else."""
-    return {name: text for name, text in standard_library().items() if is_held_out(name) == held_out}
+@lru_cache(maxsize=4)
+def texts_of(held_out: bool, shared: bool = False) -> dict[str, str]:
+    """Name → text of what is held out, or of all else; `shared` as in `corpora.standard_library`."""
+    return {name: text for name, text in standard_library(shared).items() if is_held_out(name) == held_out}
 
 
 def ids_of(tokenizer, text: str) -> list[int]:
@@ -29,7 +29,7 @@ def ids_of(tokenizer, text: str) -> list[int]:
 
 
 def windows(
-    tokenizer, n: int, length: int, *, held_out: bool = False, seed: int = 0
+    tokenizer, n: int, length: int, *, held_out: bool = False, shared: bool = False, seed: int = 0
 ) -> Int[Tensor, "n length"]:
     """Windows of the running interpreter's library, half of documentation and half of sources, each of another text.
 
@@ -38,9 +38,10 @@ def windows(
         n: how many.
         length: tokens each.
         held_out: from the texts that nothing here is fitted on.
+        shared: from the texts that Python 3.10 to 3.13 have letter for letter in common.
         seed: which texts, and where in them.
     """
-    texts = texts_of(held_out)
+    texts = texts_of(held_out, shared)
     kinds = [[k for k in sorted(texts) if k.startswith("topics/") == there] for there in (True, False)]
     rng, rows = generator(seed, 11), []
     orders = [torch.randperm(len(names), generator=rng).tolist() if names else [] for names in kinds]

@@ -70,10 +70,10 @@ def first_order(
 ) -> Float[Tensor, "batch *rest"]:
     """The effects of one layer's nodes, [batch unit? pos]; of single weights [batch head query key]."""
     if kind == "feature":
-        encoder, W_dec = sae[0], sae[0].W_dec.detach()
+        encoder, directions = sae[0], sae[0].directions().detach()
         with torch.no_grad():
             change = encoder.encode(source.flatten(2)) - encoder.encode(host.flatten(2))
-        return (change * (slope.flatten(2) @ W_dec.T) / encoder.scale).mT
+        return (change * (slope.flatten(2) @ directions.T)).mT
     effect = (source - host) * slope
     if kind == "neuron":
         return effect.mT

@@ -107,8 +107,10 @@ def apply_edit(x: Tensor, hook, edit: Edit) -> Tensor:
     if edit.sae is None:
         flipped[index] = given.value
     else:
-        change = (given.value - given.recorded(flipped))[:, None] * edit.sae.W_dec.detach()[given.behind[0]]
-        flipped.flatten(2).index_put_(index[:2], change / edit.sae.scale, accumulate=True)
+        change = (given.value - given.recorded(flipped))[:, None] * edit.sae.directions(
+            given.behind[0]
+        ).detach()
+        flipped.flatten(2).index_put_(index[:2], change, accumulate=True)
     return flipped.transpose(1, 2) if edit.site == "pattern" else flipped
 
 

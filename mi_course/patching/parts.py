@@ -66,6 +66,7 @@ class Parts:
         site, layer = names[chosen("hook", sae[1], names)]
         if site in self.run.engine.refused:
             raise CourseError(self.run.engine.refused[site])
+        sae[0].directions(0)  # a transcoder has none, and says so
         width = self.run.acts[site, layer].flatten(2).shape[-1]
         if sae[0].cfg.d_in != width:
             raise CourseError(f"The autoencoder reads {sae[0].cfg.d_in} numbers, and {sae[1]} has {width}.")

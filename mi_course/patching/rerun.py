@@ -182,7 +182,7 @@ class Rerun:
             some, back = at[moved].unique(return_inverse=True)
             there = there.clone()
             there[moved] = sae.encode(flat[some])[back, unit[moved]]
-        flat = flat.index_add(0, at, (given.value[kept] - there)[:, None] * sae.W_dec.detach()[unit] / sae.scale)  # fmt: skip
+        flat = flat.index_add(0, at, (given.value[kept] - there)[:, None] * sae.directions(unit).detach())  # fmt: skip
         return flat.view_as(x)
 
     # -- attention -------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def l1_recipe(
     of = ("the weight-shuffled " if shuffled else "") + of_seed("mlp-1l", seed)
     return SaeRecipe(
         name, f"{size} features, λ = {penalty}, of {of}",
-        sae.SaeConfig(512, size, "relu", l1=float(penalty), seed=1000 + seed),
+        sae.SaeConfig(512, size, "relu", l1=float(penalty), seed=1000 + seed, start_length=0.25),
         inputs=1_000_000, shuffled=shuffled, shipped=shipped, seed=seed,
     )  # fmt: skip
 

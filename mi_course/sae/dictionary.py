@@ -8,6 +8,7 @@ Derived in notebook 05, from Bricken et al. (2023) unless it says otherwise.
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from mi_course.errors import CourseError, nearest
 from mi_course.files import read_checked, save_checked, shipped_path
 from mi_course.sae.kinds import KINDS, Relu
 
+START_LENGTH = {"relu": 0.1}  # of an encoder's rows; 0.25 for other kinds
 WHILE_TRAINING = ("silent", "step")  # buffers that are no part of the result
 
 
@@ -43,6 +45,8 @@ class SaeConfig:
         tied: W_enc is the transpose of W_dec.
         seed: of the starting weights.
         prefixes: of nested, how many of the first features must rebuild alone, such as (16, 64).
+        start_length: of each feature's row of W_enc before training; by default 0.1 for relu, at which a penalty on f
+            costs no variance explained beside SAELens' start (benchmarks/SAE.md), and 0.25 for the other kinds.
     """
 
     d_in: int  # width of the layer it reads
@@ -57,6 +61,7 @@ class SaeConfig:
     tied: bool = False  # W_enc = W_decᵀ: the control of TM-02
     seed: int = 0
     prefixes: tuple[int, ...] | list[int] = ()  # of nested: so many of the first features must rebuild alone
+    start_length: float | None = None  # of a row of W_enc before training; see START_LENGTH
 
     def __post_init__(self):
         object.__setattr__(self, "prefixes", tuple(self.prefixes))  # a card has a list
@@ -67,6 +72,10 @@ class SaeConfig:
                 f"An autoencoder needs d_in ≥ 1 and d_sae ≥ 1, not {self.d_in} and {self.d_sae}."
             )
         KINDS[self.kind].check(self)
+        if self.start_length is None:
+            object.__setattr__(self, "start_length", START_LENGTH.get(self.kind, 0.25))
+        if not 0 < self.start_length < math.inf:
+            raise CourseError(f"Rows of W_enc need a length above 0 to start at, not {self.start_length}.")
         if self.l1 < 0:
             raise CourseError(f"The penalty λ cannot be negative: l1 = {self.l1}.")
 
@@ -95,8 +104,8 @@ class SparseAutoencoder(nn.Module):
         self.W_dec = nn.Parameter(directions)
         if not cfg.tied:
             self._W_enc_rows = nn.Parameter(
-                0.25 * directions
-            )  # d_sae d_in: what a feature reads lies side by side
+                cfg.start_length * directions
+            )  # [d_sae d_in]: a feature's lie side by side
         self.b_enc = nn.Parameter(torch.zeros(len(directions)))
         self.b_dec = nn.Parameter(torch.zeros(cfg.d_in))
         self.register_buffer("scale", torch.tensor(1.0))
@@ -173,6 +182,14 @@ class SparseAutoencoder(nn.Module):
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """x̂, the reconstruction of `x`; a transcoder's ŷ, the layer's output."""
         return self.decode(self.encode(x))
+
+    def directions(self, features: Any = slice(None)) -> Float[Tensor, "*feature d_in"]:
+        """What a unit of each feature adds to the activation: rows of W_dec, in the layer's own units.
+
+        Args:
+            features: numbers, where not all are wanted.
+        """
+        return self.W_dec[features] / self.scale
 
     # -- start and upkeep ------------------------------------------------------------------------
 

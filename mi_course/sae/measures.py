@@ -97,10 +97,7 @@ def splice(sae: SparseAutoencoder, edit: Callable[[Tensor], Tensor] | None = Non
         edit: features → features.
         keep_error: add x − x̂ back.
     """
-    if not sae.rebuilds_what_it_reads:
-        raise CourseError(
-            f"{sae!r} reads at one hook and writes at another: put transcoder(x) in the place of the layer's output."
-        )
+    sae.directions(0)  # a transcoder has none, and says so
 
     def hook(x, hook=None):
         f = sae.encode(x)

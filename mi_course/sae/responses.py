@@ -125,7 +125,7 @@ def logit_weights(sae: SparseAutoencoder, model: TinyTransformer) -> Float[Tenso
     dictionary of activations of `model`.
     """
     layer, kind = hook_of(sae).removeprefix("blocks.").split(".", 1)
-    rows = sae.W_dec.detach() / sae.scale
+    rows = sae.directions().detach()
     if kind == "mlp.hook_post":
         rows = rows @ model.blocks[int(layer)].mlp.W_out.detach()
     elif kind not in ("hook_mlp_out", "hook_attn_out", "hook_resid_mid", "hook_resid_post", "hook_resid_pre"):
@@ -144,8 +144,10 @@ def ablation_effect(
     of text that `model` reads, `feature` is a number of `sae`.
     """
 
+    direction = sae.directions(checked_feature(sae, feature))
+
     def remove(x, hook=None):
-        return (x - sae.encode(x)[..., feature, None] * sae.W_dec[feature] / sae.scale).to(x.dtype)
+        return (x - sae.encode(x)[..., feature, None] * direction).to(x.dtype)
 
     loss = lambda hooks: model.run_with_hooks(
         tokens, fwd_hooks=hooks, return_type="loss", loss_per_token=True

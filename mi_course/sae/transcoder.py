@@ -51,6 +51,7 @@ class TranscoderConfig(SaeConfig):
         tied: cannot be.
         seed: of the starting weights.
         prefixes: of nested, as there.
+        start_length: as there.
         d_out: width of the layer's output; 0 is d_in.
     """
 
@@ -118,6 +119,12 @@ class Transcoder(SparseAutoencoder):
     def decode(self, f: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
         """The layer's output that features `f` stand for."""
         return self.rebuilt(f) / self.out_scale
+
+    def directions(self, features: Any = slice(None)):
+        """Refused: what is done with them is done to the activation that was read, and `features` write to another."""
+        raise CourseError(
+            f"{self!r} reads at one hook and writes at another: put transcoder(x) in the place of the layer's output."
+        )
 
     @torch.no_grad()
     def start_from(self, x: Any) -> Transcoder:

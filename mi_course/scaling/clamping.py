@@ -55,7 +55,7 @@ def clamped(
         value: what the feature becomes, in the dictionary's own units; one number, or one for each row.
         limit: of a row's length.
     """
-    row = sae.W_dec[checked_feature(sae, feature)] / sae.scale
+    row = sae.directions(checked_feature(sae, feature))
     change = (value - sae.encode(x)[..., feature])[..., None] * row
     return torch.where(huge(x, limit)[..., None], x, x + change)
 
@@ -70,6 +70,7 @@ def replaced(
         x: the stream.
         limit: of a row's length.
     """
+    sae.directions(0)  # a transcoder has none, and says so
     return torch.where(huge(x, limit)[..., None], x, sae(x))
 
 
@@ -176,7 +177,7 @@ def first_order(
         leaf = x.detach().clone().requires_grad_()
         slope = torch.autograd.grad(score(rest(leaf)), leaf)[0]
     total = torch.where(huge(x, limit)[..., None], 0.0, slope).flatten(0, -2).sum(0)
-    return sae.W_dec.detach() @ total / sae.scale * top
+    return sae.directions().detach() @ total * top
 
 
 def doses(

@@ -89,7 +89,7 @@ def page(recording: Recording, model, feature: int, label: str) -> FeaturePage:
     dictionary, f = recording.sae, recording.f[:, sae.checked_feature(recording.sae, feature)]
     gain = getattr(model.ln_final, "w", None)
     gain = model.ln_final.weight if gain is None else gain
-    weights = (dictionary.W_dec[feature] / dictionary.scale * gain) @ model.W_U
+    weights = (dictionary.directions(feature) * gain) @ model.W_U
     facts = {"active on": float((f > 0).float().mean()), "largest activation": float(f.max())}
     near = sae.nearest_features(dictionary, feature)
     parts = [sae.header(recording, feature, None, facts)]
