@@ -177,8 +177,7 @@ def test_windows_and_frontiers():
     points = [Point(0.0, 0.0), Point(0.2, 0.8), Point(0.6, 0.9), Point(2.0, 0.5)]
     assert steering.working_window([0, 1, 2, 3], points, 0.7, 1.0) == (1, 2)
     assert steering.working_window([0, 1, 2, 3], points, 0.95, 1.0) is None
-    assert steering.frontier(points, 0.3) == 0.8 and steering.frontier(points[1:], 0.1) == 0
-    assert steering.undominated(points) == points[:3]
+    assert steering.best_rate(points, 0.3) == 0.8 and steering.best_rate(points[1:], 0.1) == 0
     assert steering.rising_steps([0, 1, 2, 2, 3]) == 2
     assert math.isclose(steering.gain_over([Point(0.5, 0.9)], points), 0.1)
     assert steering.gain_over(points, points) == 0

@@ -13,7 +13,7 @@
 """
 
 from mi_course.steering.directions import Direction, activations, direction, shuffled
-from mi_course.steering.doses import Point, frontier, gain_over, rising_steps, undominated, working_window
+from mi_course.steering.doses import Point, best_rate, gain_over, rising_steps, working_window
 from mi_course.steering.edits import Ablate, Add, Cap, Edit, Where, steered, unit, without, writes
 from mi_course.steering.generating import generate, left_padded, mean_loss, texts
 from mi_course.steering.scores import (

@@ -40,18 +40,9 @@ def working_window(
     return (works[0], works[-1]) if works else None
 
 
-def frontier(points: Sequence[Point], cost: float | int) -> float | int:
+def best_rate(points: Sequence[Point], cost: float | int) -> float | int:
     """The best rate that any of the `points` brings at no more than this `cost`; 0 where none is so cheap."""
     return max((point.rate for point in points if point.cost <= cost), default=0.0)
-
-
-def undominated(points: Sequence[Point]) -> list[Point]:
-    """The Pareto front of `points`: those for which no other is both cheaper or equal and better, cheapest first."""
-    front: list[Point] = []
-    for point in sorted(set(points), key=lambda p: (p.cost, -p.rate)):
-        if not front or point.rate > front[-1].rate:
-            front.append(point)
-    return front
 
 
 def gain_over(points: Sequence[Point], others: Sequence[Point]) -> float | int:
@@ -63,7 +54,7 @@ def gain_over(points: Sequence[Point], others: Sequence[Point]) -> float | int:
     """
     if not points:
         raise CourseError("There is no point to compare.")
-    return max(point.rate - frontier(others, point.cost) for point in points)
+    return max(point.rate - best_rate(others, point.cost) for point in points)
 
 
 def rising_steps(rates: Sequence[float | int]) -> int:
