@@ -18,6 +18,7 @@ def test_this_machine_is_sound(capsys):
     assert "All is well." in capsys.readouterr().out
 
 
+@torch.no_grad()  # as in a notebook that has switched gradients off
 def test_single_and_double_precision_agree_with_the_stored_numbers():
     assert doctor.disagreements(doctor.golden("cpu")) == []
     assert doctor.disagreements(doctor.golden("cpu", torch.float64)) == []

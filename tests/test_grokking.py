@@ -338,6 +338,7 @@ def test_looks_at_given_steps_and_another_p():
         grokking.train(grokking.network(11, **SMALL), Task(13), config, progress=False)
 
 
+@torch.no_grad()  # as in a notebook that has switched gradients off
 def test_a_sweep_trains_each_run_as_if_it_were_alone():
     small = grokking.Small(16, 24, 2, steps=6)
     tasks = [Task(11, 0.3), Task(11, 0.6, "a - b"), Task(11, 0.6, shuffled=True)]

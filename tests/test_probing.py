@@ -54,6 +54,7 @@ def test_difference_of_means_points_from_without_to_with():
     assert abs(float(probe.scores(middle))) < 1e-12
 
 
+@torch.no_grad()  # as in a notebook that has switched gradients off
 def test_only_the_nonlinear_probe_reads_an_xor():
     x = draw(2000, 2, seed=4)
     z = (x[:, 0] * x[:, 1]) > 0

@@ -48,6 +48,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
+@torch.no_grad()  # as in a notebook that has switched gradients off
 def test_it_learns_and_reports():
     model, history = trained(evaluate=lambda m: {"late": 1.0}, evaluate_at=(0, 10, 30))
     assert history.loss[-1] < history.loss[0] and len(history.loss) == len(history.lr) == 30

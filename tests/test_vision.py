@@ -303,6 +303,7 @@ def test_moves_are_small_and_come_from_the_seed():
     assert float((vision.moved(picture, torch.Generator().manual_seed(2)) - one).abs().max()) > 0.1
 
 
+@torch.no_grad()  # as in a notebook that has switched gradients off
 def test_a_made_picture_pleases_its_unit_and_comes_from_the_seed(net):
     hook = "blocks.1.hook_depthwise_pre"
     made = vision.visualise(net, hook, [0, 7], size=32, steps=12, transform=False)

@@ -127,6 +127,7 @@ def devices() -> Iterator[Finding]:
         yield Finding(f"{name}: {told}", remedy)
 
 
+@torch.enable_grad()
 def golden(device: str, dtype: torch.dtype = torch.float32) -> dict[str, float]:
     """Four numbers of a model whose weights follow a formula: attention, MLP, norm, loss, gradients."""
     cfg = models.TinyConfig(

@@ -75,6 +75,7 @@ class Sweep:
         return torch.where(self.generalised_at > 0, done, torch.where(self.fitted_at > 0, 1, 0))
 
 
+@torch.enable_grad()
 def sweep(
     tasks: Sequence[Task], decays: Sequence[float | int], small: Small | None = None, progress: bool = True
 ) -> Sweep:

@@ -136,6 +136,7 @@ class NonlinearProbe(nn.Module):
         return share_right(self.scores(x), z)
 
 
+@torch.enable_grad()
 def mlp_probe(
     x, z, width: int = 64, steps: int = 400, *, lr: float = 3e-3, decay: float | int = 0.01, seed: int = 0
 ) -> NonlinearProbe:

@@ -105,6 +105,7 @@ class Snapshots(Callback):
             self.keep(run.model, step)
 
 
+@torch.enable_grad()
 def fit(
     model: nn.Module,
     sample: Any,

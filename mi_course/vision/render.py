@@ -127,6 +127,7 @@ class Made:
     flat: Bool[Tensor, "n"]
 
 
+@torch.enable_grad()
 def visualise(
     model: nn.Module,
     hook: str,
