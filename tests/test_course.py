@@ -103,6 +103,21 @@ def test_storing_twice_changes_nothing(clone):
     assert [len(cell.get("outputs", [])) for cell in stored.cells] == [0, 0, 1, 1], "one stream, not two"
 
 
+def test_what_is_made_from_a_stored_notebook_is_renewed_with_it(clone):
+    """A copy for students that was forgotten has cost a landing."""
+    path = clone("90_good", "# T\n\n*Measured on two CPU cores: about X s, Y GB.*\n\nMore.", "## A", "1")
+    (clone.root / "docs").mkdir()
+    (clone.root / "docs" / "nulls.md").write_text("of yesterday")
+    assert runner.run(keep=True, measure=True) == 0
+    copy = clone.root / "notebooks" / "student" / path.name
+    assert (
+        "about 5 s" in copy.read_text()
+        and "of yesterday" not in (clone.root / "docs" / "nulls.md").read_text()
+    )
+    clone("91_bad", "## A", "1 / 0")
+    assert runner.run(["91"], keep=True) == 1 and not copy.with_name("91_bad.ipynb").exists()
+
+
 @pytest.mark.parametrize("cells, why", [(("## A", "1 / 0"), "failed"), (("## A", "x = 1"), "Section 'A'")])
 def test_what_failed_or_says_nothing_is_not_stored(clone, capsys, cells, why):
     path = clone("90_bad", *cells)

@@ -203,7 +203,7 @@ def measured(result: Result) -> str:
 
 
 def store(runner: Runner, measure: bool = False) -> str | None:
-    """Put the executed notebook in the place of the stored one; otherwise say why not.
+    """Put the executed notebook in the place of the stored one; otherwise say why not. `renewed` follows.
 
     With `measure`, the opening's "Measured on two CPU cores: …" says what this run took.
     """
@@ -230,7 +230,10 @@ def run(
 
     runners = execute(places.find(names), jobs, timeout)
     _record([runner.result for runner in runners])
-    refused = [sentence for runner in runners if keep and (sentence := store(runner, measure))]
+    said = {runner.path.stem: store(runner, measure) for runner in runners} if keep else {}
+    refused = [sentence for sentence in said.values() if sentence]
+    if stored := [name for name, sentence in said.items() if not sentence]:
+        renewed(stored)
     print()
     print(site.build())
     failed = [runner.result.failed for runner in runners if runner.result.failed]
@@ -238,6 +241,19 @@ def run(
         print(f"\n✘ {sentence}")
     print(f"\n{len(runners) - len(failed)} of {len(runners)} notebooks ran from start to end.")
     return 1 if failed or refused else 0
+
+
+def renewed(names: Iterable[str]) -> None:
+    """Write anew what is made from stored notebooks: README's table, copies for students, the page of nulls."""
+    from mi_course.claims import nulls
+    from mi_course.course import badges, classroom
+
+    root = places.root()
+    if (root / "README.md").exists():
+        badges.badges()
+    classroom.student(names)
+    if (page := root / "docs" / "nulls.md").exists():
+        nulls.main(places.find(), page)
 
 
 def _record(results: list[Result]) -> None:
