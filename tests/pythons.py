@@ -33,8 +33,9 @@ notebooks stand for a version (3.11), processors may differ as well.
 
 
 def code_of(path: Path) -> list[str]:
-    """The code cells of a notebook; words around them change nothing."""
-    return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    """The code cells of a notebook; words around them change nothing, nor do those below a figure."""
+    cells = nbformat.read(path, as_version=4).cells
+    return [c.source for c in cells if c.cell_type == "code" and "words" not in c.metadata.get("tags", [])]
 
 
 def execute(paths: list[Path]) -> None:
