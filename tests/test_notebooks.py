@@ -3,6 +3,7 @@
 Their outputs are compared by nbval (`make test`); here stands what nbval would pass over in silence.
 """
 
+import ast
 import re
 from pathlib import Path
 
@@ -65,6 +66,24 @@ def code_cells(nb: nbformat.NotebookNode) -> list:
 def holds_words(cell) -> bool:
     """Whether it is one of the cells with alt texts and captions, hidden in Lab and on the site."""
     return "words" in cell.metadata.get("tags", [])
+
+
+def lost(source: str) -> list[str]:
+    """Figures and tables that a cell makes and throws away: only the last expression of a cell is shown."""
+    plain = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("!", "%")))
+    calls = [node.value for node in ast.parse(plain).body[:-1] if isinstance(node, ast.Expr)]
+    named = [ast.unparse(call.func) for call in calls if isinstance(call, ast.Call)]
+    return [name for name in named if name.startswith(("plots.", "claims.")) or name == "settle"]
+
+
+def test_a_figure_that_is_thrown_away_is_found():
+    assert lost("plots.table({})\nplots.bars([], {})") == ["plots.table"]
+    assert lost("display(plots.table({}))\nplots.bars([], {})") == lost("one = plots.table({})\none") == []
+
+
+def test_every_figure_that_is_made_is_shown(stored):
+    cells = [cell.source for cell in code_cells(stored[1]) if "setup" not in cell.metadata.get("tags", [])]
+    assert [(name, cell) for cell in cells for name in lost(cell)] == []
 
 
 def test_no_cell_is_longer_than_it_should_be(stored):
