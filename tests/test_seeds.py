@@ -1,16 +1,19 @@
 """A notebook on other seeds."""
 
 import json
+import math
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from mi_course import claims, sweeps
-from mi_course.claims.scoreboard import Row
+from mi_course.claims.scoreboard import Row, Scoreboard
 from mi_course.course import places, seeds
 from mi_course.errors import CourseError
 from tests import pythons
+
+ROOT = Path(__file__).parents[1]
 
 
 def notebook(folder, *sources):
@@ -108,3 +111,40 @@ def test_a_page_of_pythons_shows_what_differs():
         "1 claims, each with the same verdict on all." in pythons.page({"04_toy": same})
         and "|" not in pythons.page({"04_toy": same}).split("on all.")[1]
     )
+
+
+# -- the pages that are in the repository ----------------------------------------------------------
+
+
+def cells_of(lines: list[str]) -> dict[tuple[str, str], str]:
+    """(claim, measure) → what stands under seed 0."""
+    found, claim = {}, ""
+    for line in lines:
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")] if line.startswith("|") else []
+        if len(cells) > 3 and cells[1] not in ("measure", "---"):
+            claim = cells[0].strip("*") or claim
+            found[claim, cells[1].strip("`*")] = cells[3]
+    return found
+
+
+def alike(one: str, other: str) -> bool:
+    """The same word, or numbers that differ by a tenth, or by a hundredth, at most: seconds and last digits vary."""
+    try:
+        return math.isclose(float(one), float(other), rel_tol=0.1, abs_tol=0.01)
+    except ValueError:
+        return one == other
+
+
+@pytest.mark.parametrize(
+    "page", sorted((ROOT / "data" / "seeds").glob("[0-9][0-9].md")), ids=lambda p: p.stem
+)
+def test_seed_0_is_what_the_notebook_shows(page):
+    """Otherwise the page was written before the notebook changed, and has to say so."""
+    (stored,) = (ROOT / "notebooks").glob(f"{page.stem}_*.ipynb")
+    rows = [row for row in Scoreboard.from_notebooks([stored]).rows if row.measures]
+    now, text = cells_of(seeds.table({"seed 0": rows})), page.read_text(encoding="utf-8")
+    written = cells_of(text.splitlines())
+    verdicts = lambda cells: {key: value for key, value in cells.items() if key[1] == "verdict"}
+    assert verdicts(written) == verdicts(now)
+    stale = [key for key in now if not alike(now[key], written.get(key, "missing"))]
+    assert not stale or "Measured before" in text, f"python -m mi_course seeds {page.stem}"
