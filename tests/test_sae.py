@@ -221,6 +221,22 @@ def test_the_geometric_median_is_robust():
     assert all(total(best) <= total(best + 0.05 * step) for step in noise(2, 20))
 
 
+@pytest.mark.parametrize(
+    "kind, settings, length",
+    [("relu", {}, 0.1), ("topk", {"k": 3}, 0.25), ("relu", {"start_length": 0.5}, 0.5)],
+)
+def test_what_a_feature_reads_starts_short_and_along_what_it_writes(kind, settings, length):
+    one = sae.SparseAutoencoder(sae.SaeConfig(8, 16, kind, **settings))
+    torch.testing.assert_close(one.W_enc.norm(dim=0), torch.full((16,), length))
+    torch.testing.assert_close(one.W_enc.T, length * one.W_dec)
+
+
+@pytest.mark.parametrize("length", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_start_without_length_is_refused(length):
+    with pytest.raises(CourseError, match="need a length above 0"):
+        sae.SaeConfig(8, 16, start_length=length)
+
+
 def test_the_start_takes_scale_and_bias_from_a_sample():
     x = 7 * noise(0, 400) + 3
     one = sae.SparseAutoencoder(sae.SaeConfig(8, 20)).start_from(x)

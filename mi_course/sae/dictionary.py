@@ -45,8 +45,8 @@ class SaeConfig:
         tied: W_enc is the transpose of W_dec.
         seed: of the starting weights.
         prefixes: of nested, how many of the first features must rebuild alone, such as (16, 64).
-        start_length: of each feature's row of W_enc before training; by default 0.1 for relu, at which a penalty on f
-            costs no variance explained beside SAELens' start (benchmarks/SAE.md), and 0.25 for the other kinds.
+        start_length: of each feature's row of W_enc before training; by default 0.1 for relu, from where as much is explained
+            as from SAELens' start (benchmarks/SAE.md), and 0.25 for the other kinds.
     """
 
     d_in: int  # width of the layer it reads
