@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 from mi_course import files
-from mi_course.course import notebooks, places, runner
+from mi_course.course import notebooks, places, runner, storing
 from mi_course.errors import CourseError
 from tests.conftest import notebook
 
@@ -108,14 +108,17 @@ def test_what_is_made_from_a_stored_notebook_is_renewed_with_it(clone):
     path = clone("90_good", "# T\n\n*Measured on two CPU cores: about X s, Y GB.*\n\nMore.", "## A", "1")
     (clone.root / "docs").mkdir()
     (clone.root / "docs" / "nulls.md").write_text("of yesterday")
-    assert runner.run(keep=True, measure=True) == 0
+    assert runner.run(keep=True, measure=True, then=storing.renewed) == 0
     copy = clone.root / "notebooks" / "student" / path.name
     assert (
         "about 5 s" in copy.read_text()
         and "of yesterday" not in (clone.root / "docs" / "nulls.md").read_text()
     )
     clone("91_bad", "## A", "1 / 0")
-    assert runner.run(["91"], keep=True) == 1 and not copy.with_name("91_bad.ipynb").exists()
+    assert (
+        runner.run(["91"], keep=True, then=storing.renewed) == 1
+        and not copy.with_name("91_bad.ipynb").exists()
+    )
 
 
 @pytest.mark.parametrize("cells, why", [(("## A", "1 / 0"), "failed"), (("## A", "x = 1"), "Section 'A'")])

@@ -41,7 +41,7 @@ def test_a_card_says_what_was_run(name):
     card = json.loads((checkpoints() / f"{name}.json").read_text(encoding="utf-8"))
     recipe = RECIPES[name]
     assert (
-        {"prefixes": ()} | card["sae"] == asdict(recipe.sae)
+        {"prefixes": (), "start_length": 0.25} | card["sae"] == asdict(recipe.sae)
         and card["model"] == recipe.model
         and card["hook"] == HOOK
     )

@@ -141,9 +141,9 @@ def run(
     measure: Annotated[bool, flag("--measure", "With --store: seconds and memory into the opening.")] = False,
 ) -> int:
     """Execute notebooks, show the claims, build the site."""
-    from mi_course.course import runner
+    from mi_course.course import runner, storing
 
-    return runner.run(notebooks or (), jobs, timeout, store, measure)
+    return runner.run(notebooks or (), jobs, timeout, store, measure, storing.renewed)
 
 
 @command(LEARN, "| and what to do about each problem")

@@ -6,7 +6,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -203,7 +203,7 @@ def measured(result: Result) -> str:
 
 
 def store(runner: Runner, measure: bool = False) -> str | None:
-    """Put the executed notebook in the place of the stored one; otherwise say why not. `renewed` follows.
+    """Put the executed notebook in the place of the stored one; otherwise say why not.
 
     With `measure`, the opening's "Measured on two CPU cores: …" says what this run took.
     """
@@ -224,16 +224,21 @@ def run(
     timeout: int = 900,
     keep: bool = False,
     measure: bool = False,
+    then: Callable[[list[str]], None] | None = None,
 ) -> int:
-    """Execute notebooks, then show the claims and build the site. Returns the exit code."""
+    """Execute notebooks, then show the claims and build the site. Returns the exit code.
+
+    With `keep` they are stored, and `then` is called with the names of those that were.
+    """
     from mi_course.course import site
 
     runners = execute(places.find(names), jobs, timeout)
     _record([runner.result for runner in runners])
     said = {runner.path.stem: store(runner, measure) for runner in runners} if keep else {}
     refused = [sentence for sentence in said.values() if sentence]
-    if stored := [name for name, sentence in said.items() if not sentence]:
-        renewed(stored)
+    stored = [name for name, sentence in said.items() if not sentence]
+    if stored and then:
+        then(stored)
     print()
     print(site.build())
     failed = [runner.result.failed for runner in runners if runner.result.failed]
@@ -241,19 +246,6 @@ def run(
         print(f"\n✘ {sentence}")
     print(f"\n{len(runners) - len(failed)} of {len(runners)} notebooks ran from start to end.")
     return 1 if failed or refused else 0
-
-
-def renewed(names: Iterable[str]) -> None:
-    """Write anew what is made from stored notebooks: README's table, copies for students, the page of nulls."""
-    from mi_course.claims import nulls
-    from mi_course.course import badges, classroom
-
-    root = places.root()
-    if (root / "README.md").exists():
-        badges.badges()
-    classroom.student(names)
-    if (page := root / "docs" / "nulls.md").exists():
-        nulls.main(places.find(), page)
 
 
 def _record(results: list[Result]) -> None:
