@@ -7,10 +7,15 @@ from collections.abc import Callable
 from statistics import median
 
 
-def ratio(ours: Callable[[], object], peer: Callable[[], object], rounds: int = 15, calls: int = 5) -> dict:
-    """How many times faster `ours` is: both in turn, A B A B …, the median of the rounds' ratios and their range."""
+def ratio(
+    ours: Callable[[], object], peer: Callable[[], object], rounds: int = 15, calls: int = 5, warm: int = 1
+) -> dict:
+    """How many times faster `ours` is: both in turn, A B A B …, the median of the rounds' ratios and their range.
+
+    The first rounds, `warm` of them, only warm both up.
+    """
     seconds = []
-    for _ in range(rounds + 1):
+    for _ in range(rounds + warm):
         pair = []
         for function in (ours, peer):
             start = time.perf_counter()
@@ -18,7 +23,7 @@ def ratio(ours: Callable[[], object], peer: Callable[[], object], rounds: int = 
                 function()
             pair.append((time.perf_counter() - start) / calls)
         seconds.append(pair)
-    seconds = seconds[1:]  # the first round warms both up
+    seconds = seconds[warm:]
     ratios = sorted(theirs / own for own, theirs in seconds)
     return {
         "ours": median(own for own, _ in seconds),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import torch
 
+from benchmarks import ratio
 from mi_course import sae, sweeps
 from mi_course.corpora.corpus import generator
 from mi_course.recipes import varying
@@ -27,14 +26,6 @@ def trained(size: int, seed: int, steps: int = 1500) -> dict[str, float]:
         return {"fvu": sae.fvu(x, one.decode(one.encode(x)))}
 
 
-def on(workers: int, tasks: Callable[[Path], list[sweeps.Task]]) -> tuple[float, str]:
-    """Seconds of a whole sweep, and its table."""
-    with tempfile.TemporaryDirectory() as out:
-        start = time.perf_counter()
-        sweep = sweeps.run(tasks(Path(out)), Path(out), workers=workers, progress=False)
-        return time.perf_counter() - start, sweep.table()
-
-
 def tiny(out: Path) -> list[sweeps.Task]:
     """Twenty autoencoders of three seconds each."""
     return [
@@ -49,15 +40,19 @@ def recipes(out: Path) -> list[sweeps.Task]:
 
 
 def row(name: str, tasks: Callable[[Path], list[sweeps.Task]], rounds: int) -> dict:
-    """Two workers and one in turn."""
-    pairs = [(on(2, tasks), on(1, tasks)) for _ in range(rounds)]
-    ratios = sorted(one[0] / two[0] for two, one in pairs)
-    same = all(two[1] == one[1] for two, one in pairs)
-    ours, theirs = (median(pair[side][0] for pair in pairs) for side in (0, 1))
+    """Two workers and one in turn; each starts its workers anew, so there is nothing to warm up."""
+    tables = {}
+
+    def on(workers: int) -> None:
+        with tempfile.TemporaryDirectory() as out:
+            tables[workers] = sweeps.run(tasks(Path(out)), Path(out), workers=workers, progress=False).table()
+
+    timing = ratio(lambda: on(2), lambda: on(1), rounds=rounds, calls=1, warm=0)
     return {
         "name": name, "peer": "one worker", "settings": f"two workers, one thread each; {rounds} time(s)",
-        "ours": f"{ours:.0f} s", "theirs": f"{theirs:.0f} s", "ratio": median(ratios), "range": (ratios[0], ratios[-1]),
-        "goal": 1.8, "agree": "the same table, bit for bit" if same else "the tables differ",
+        "ours": f"{timing['ours']:.0f} s", "theirs": f"{timing['peer']:.0f} s", "ratio": timing["ratio"],
+        "range": timing["range"], "goal": 1.8,
+        "agree": "the same table, bit for bit" if tables[1] == tables[2] else "the tables differ",
     }  # fmt: skip
 
 
