@@ -187,6 +187,13 @@ def test_what_writes_into_the_stream_that_was_read_refuses_a_transcoder(use):
         uses[use]()
 
 
+def test_only_an_autoencoder_has_features_to_patch():
+    model = models.TinyTransformer(models.TinyConfig(d_model=8, n_heads=2, n_layers=1, d_vocab=10, n_ctx=8))
+    exp = patching.Experiment(model, torch.arange(8).view(1, 8), torch.arange(8).view(1, 8).flip(1), 1, 2)
+    with pytest.raises(CourseError, match="not of type Linear; sae.from_saelens reads those of SAELens"):
+        exp.sweep("feature", sae=(torch.nn.Linear(8, 8), "blocks.0.hook_resid_post"))
+
+
 def test_an_autoencoder_is_no_transcoder_and_the_other_way_round(tmp_path):
     path = made().save(tmp_path / "one")
     with pytest.raises(CourseError, match="is not an autoencoder: its card has no entry 'sae'"):

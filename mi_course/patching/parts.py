@@ -12,6 +12,7 @@ from mi_course.errors import CourseError
 from mi_course.patching.edits import HOOKS, Edit
 from mi_course.patching.nodes import HEADS, SITES, UNITS, Node, checked_pos, chosen
 from mi_course.patching.runs import Run
+from mi_course.sae import checked_autoencoder
 
 
 def listed(given: Node | Sequence[Node]) -> list[Node]:
@@ -66,10 +67,10 @@ class Parts:
         site, layer = names[chosen("hook", sae[1], names)]
         if site in self.run.engine.refused:
             raise CourseError(self.run.engine.refused[site])
-        sae[0].directions(0)  # a transcoder has none, and says so
+        encoder = checked_autoencoder(sae[0])
         width = self.run.acts[site, layer].flatten(2).shape[-1]
-        if sae[0].cfg.d_in != width:
-            raise CourseError(f"The autoencoder reads {sae[0].cfg.d_in} numbers, and {sae[1]} has {width}.")
+        if encoder.cfg.d_in != width:
+            raise CourseError(f"The autoencoder reads {encoder.cfg.d_in} numbers, and {sae[1]} has {width}.")
         return site, layer
 
     def check(self, node: Node, sae=None) -> None:

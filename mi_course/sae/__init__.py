@@ -11,10 +11,12 @@
 
 from mi_course.sae.dictionary import (
     WHILE_TRAINING,
+    Dictionary,
     SaeConfig,
     SparseAutoencoder,
     as_rows,
     check_activations,
+    checked_autoencoder,
     geometric_median,
     unit_scale,
 )

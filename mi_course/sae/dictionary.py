@@ -85,16 +85,20 @@ class SaeConfig:
         return f"k = {self.k}" if self.k else f"λ = {self.l1:g}"
 
 
-class SparseAutoencoder(nn.Module):
-    """f = activation((x·scale − b_dec) W_enc + b_enc), x̂ = (f W_dec + b_dec) / scale.
+class Dictionary(nn.Module):
+    """Features f = activation(pre(x)) ≥ 0 of what is read, and what they stand for: all that autoencoders and transcoders share.
+
+    A kind of dictionary says what W_enc reads (`centred`), what of a training row is read and what rebuilt (`pair`,
+    `missed`, `towards`), how f becomes that (`decode`), and where scales and biases start (`start_from`).
 
     Args:
         cfg: its shape, a `SaeConfig`.
     """
 
     parts: processes.Copies = processes.COPIES  # which process has which features: here, each has all
-    entry, config, called = "sae", SaeConfig, "an autoencoder"  # where its shape stands on a card
-    rebuilds_what_it_reads = True  # a transcoder does not
+    entry: str  # where its shape stands on a card
+    config: type  # what its shape is
+    called: str  # in a sentence
 
     def __init__(self, cfg: SaeConfig):
         super().__init__()
@@ -121,16 +125,6 @@ class SparseAutoencoder(nn.Module):
         """What keeps the features sparse."""
         return KINDS[self.cfg.kind]
 
-    def __repr__(self) -> str:
-        """One line: what it is, and what keeps it sparse."""
-        cfg, tied = self.cfg, ", tied" if self.cfg.tied else ""
-        return f"SparseAutoencoder({cfg.kind}, {cfg.d_in} → {cfg.d_sae} features, {cfg.sparsity}{tied})"
-
-    @property
-    def row(self) -> int:
-        """The width of a training row."""
-        return self.cfg.d_in
-
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
         """How features read; the decoder's transpose where tied."""
@@ -146,20 +140,11 @@ class SparseAutoencoder(nn.Module):
         """Pre-activations of a scaled input `t`."""
         return self.centred(t) @ self.W_enc + self.b_enc
 
-    def centred(self, t: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
-        """What W_enc reads of a scaled input `t`. Subtracting b_dec first ties the input's bias to the output's."""
-        return self.parts.spread(t) - self.parts.spread(self.b_dec)
-
-    def pair(self, x: Float[Tensor, "*batch d_in"]) -> tuple[Tensor, Tensor]:
-        """What is read of a training row `x` and what is to be rebuilt, scaled: for an autoencoder the same."""
-        t = self.scaled(x)
-        return t, t
-
     def scaled(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
         """The activations in the units of the inside, in which E‖x‖² = d_in."""
         if x.shape[-1] != self.cfg.d_in:
             raise CourseError(
-                f"This autoencoder reads {self.cfg.d_in} numbers a vector; x has shape {list(x.shape)}."
+                f"{self!r} reads {self.cfg.d_in} numbers a vector; x has shape {list(x.shape)}."
             )
         return x.to(self.W_dec.dtype) * self.scale
 
@@ -171,10 +156,6 @@ class SparseAutoencoder(nn.Module):
         """The features of activations x."""
         return self.activate(self.pre(x))
 
-    def decode(self, f: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
-        """The activations that features f stand for."""
-        return self.rebuilt(f) / self.scale
-
     def rebuilt(self, f: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
         """What features `f` stand for in the units of the inside."""
         return self.parts.add(f @ self.W_dec) + self.b_dec
@@ -183,33 +164,7 @@ class SparseAutoencoder(nn.Module):
         """x̂, the reconstruction of `x`; a transcoder's ŷ, the layer's output."""
         return self.decode(self.encode(x))
 
-    def directions(self, features: Any = slice(None)) -> Float[Tensor, "*feature d_in"]:
-        """What a unit of each feature adds to the activation: rows of W_dec, in the layer's own units.
-
-        Args:
-            features: numbers, where not all are wanted.
-        """
-        return self.W_dec[features] / self.scale
-
-    # -- start and upkeep ------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def start_from(self, x: Any) -> SparseAutoencoder:
-        """Take the scale and the bias from a sample [… d_in]: E‖x·scale‖² = d_in, b_dec its geometric median."""
-        x = as_rows(x).to(self.W_dec.dtype)
-        check_activations(x, self.cfg.d_in)
-        self.scale.copy_(unit_scale(x))
-        self.b_dec.copy_(geometric_median(x * self.scale))
-        return self
-
-    def missed(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_in"]:
-        """x − x̂ of training rows `x`, in the units of the inside."""
-        return self.scale * (x - self(x))
-
-    def towards(self, x: Float[Tensor, "row d_in"]) -> tuple[Tensor, Tensor]:
-        """What a feature that is to stand for a row of `x` reads, and what it writes: for an autoencoder the same."""
-        direction = x * self.scale - self.b_dec
-        return direction, direction
+    # -- upkeep --------------------------------------------------------------------------------
 
     @torch.no_grad()
     def normalise_(self) -> None:
@@ -230,8 +185,8 @@ class SparseAutoencoder(nn.Module):
         return {name: v.half() if half and v.ndim > 1 else v for name, v in state.items()}
 
     @classmethod
-    def load(cls, name_or_path: str | Path) -> SparseAutoencoder:
-        """A shipped autoencoder by name, or any saved one by path.
+    def load(cls, name_or_path: str | Path) -> Dictionary:
+        """A shipped dictionary by name, or any saved one by path.
 
         `name_or_path` is one or the other.
         """
@@ -253,6 +208,78 @@ class SparseAutoencoder(nn.Module):
     def _read(cls, path: Path) -> tuple[dict[str, Tensor], dict]:
         """Tensors and card of a saved one."""
         return read_checked(path)
+
+
+class SparseAutoencoder(Dictionary):
+    """f = activation((x·scale − b_dec) W_enc + b_enc), x̂ = (f W_dec + b_dec) / scale.
+
+    Args:
+        cfg: its shape, a `SaeConfig`.
+    """
+
+    entry, config, called = "sae", SaeConfig, "an autoencoder"
+
+    def __repr__(self) -> str:
+        """One line: what it is, and what keeps it sparse."""
+        cfg, tied = self.cfg, ", tied" if self.cfg.tied else ""
+        return f"SparseAutoencoder({cfg.kind}, {cfg.d_in} → {cfg.d_sae} features, {cfg.sparsity}{tied})"
+
+    @property
+    def row(self) -> int:
+        """The width of a training row."""
+        return self.cfg.d_in
+
+    def centred(self, t: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        """What W_enc reads of a scaled input `t`. Subtracting b_dec first ties the input's bias to the output's."""
+        return self.parts.spread(t) - self.parts.spread(self.b_dec)
+
+    def pair(self, x: Float[Tensor, "*batch d_in"]) -> tuple[Tensor, Tensor]:
+        """What is read of a training row `x` and what is to be rebuilt, scaled: for an autoencoder the same."""
+        t = self.scaled(x)
+        return t, t
+
+    def decode(self, f: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_in"]:
+        """The activations that features f stand for."""
+        return self.rebuilt(f) / self.scale
+
+    def directions(self, features: Any = slice(None)) -> Float[Tensor, "*feature d_in"]:
+        """What a unit of each feature adds to the activation: rows of W_dec, in the layer's own units.
+
+        Args:
+            features: numbers, where not all are wanted.
+        """
+        return self.W_dec[features] / self.scale
+
+    @torch.no_grad()
+    def start_from(self, x: Any) -> SparseAutoencoder:
+        """Take the scale and the bias from a sample [… d_in]: E‖x·scale‖² = d_in, b_dec its geometric median."""
+        x = as_rows(x).to(self.W_dec.dtype)
+        check_activations(x, self.cfg.d_in)
+        self.scale.copy_(unit_scale(x))
+        self.b_dec.copy_(geometric_median(x * self.scale))
+        return self
+
+    def missed(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_in"]:
+        """x − x̂ of training rows `x`, in the units of the inside."""
+        return self.scale * (x - self(x))
+
+    def towards(self, x: Float[Tensor, "row d_in"]) -> tuple[Tensor, Tensor]:
+        """What a feature that is to stand for a row of `x` reads, and what it writes: for an autoencoder the same."""
+        direction = x * self.scale - self.b_dec
+        return direction, direction
+
+
+def checked_autoencoder(sae: Any) -> SparseAutoencoder:
+    """`sae` itself, if what its features stand for belongs where they were read; else one sentence."""
+    if isinstance(sae, SparseAutoencoder):
+        return sae
+    if isinstance(sae, Dictionary):
+        raise CourseError(
+            f"{sae!r} reads at one hook and writes at another: put transcoder(x) in the place of the layer's output."
+        )
+    raise CourseError(
+        f"An autoencoder is a sae.SparseAutoencoder, not of type {type(sae).__name__}; sae.from_saelens reads those of SAELens."
+    )
 
 
 def as_rows(x: Any) -> Float[Tensor, "..."]:

@@ -7,13 +7,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mi_course.sae import step as sae_step
-from mi_course.sae.dictionary import SparseAutoencoder
+from mi_course.sae.dictionary import Dictionary, SparseAutoencoder
 
 # -- the loss ------------------------------------------------------------------------------------
 
 
 def loss(
-    sae: SparseAutoencoder,
+    sae: Dictionary,
     x: Float[Tensor, "batch d"],
     share: float | int = 1.0,
     dead: Bool[Tensor, "d_sae"] | None = None,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mi_course.activations import HUGE, sinks
 from mi_course.errors import CourseError
-from mi_course.sae.dictionary import SparseAutoencoder, as_rows
+from mi_course.sae.dictionary import Dictionary, as_rows, checked_autoencoder
 
 Loss = float | int | Tensor
 
@@ -87,7 +87,7 @@ def loss_recovered(loss: Loss, spliced: Loss, baseline: Loss) -> float:
     return (baseline - spliced) / (baseline - loss)
 
 
-def splice(sae: SparseAutoencoder, edit: Callable[[Tensor], Tensor] | None = None, keep_error: bool = False):
+def splice(sae: Dictionary, edit: Callable[[Tensor], Tensor] | None = None, keep_error: bool = False):
     """A hook that puts x̂ in the place of x; `edit(f)` may change the features first.
 
     It comes out in the model's own format. With `keep_error` what the autoencoder misses, x − x̂, is added back, so that without an edit nothing changes.
@@ -97,7 +97,7 @@ def splice(sae: SparseAutoencoder, edit: Callable[[Tensor], Tensor] | None = Non
         edit: features → features.
         keep_error: add x − x̂ back.
     """
-    sae.directions(0)  # a transcoder has none, and says so
+    checked_autoencoder(sae)
 
     def hook(x, hook=None):
         f = sae.encode(x)

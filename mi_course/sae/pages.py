@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,6 +23,7 @@ from mi_course.models import TinyTransformer
 from mi_course.sae.dictionary import SparseAutoencoder
 from mi_course.sae.responses import (
     Recording,
+    Spelling,
     ablation_effect,
     checked_feature,
     enrichment,
@@ -254,7 +254,7 @@ def ablation_part(rec: Recording, feature: int, f: Tensor, facts: dict[str, floa
     return f'<details open><summary style="{SMALL}">{title}</summary>{plots.varying(html)}</details>'
 
 
-def logits_part(corpus: Any, weights: Float[Tensor, "d_vocab"], k: int = 15) -> str:
+def logits_part(corpus: Spelling, weights: Float[Tensor, "d_vocab"], k: int = 15) -> str:
     """The tokens a feature makes likelier and less likely, by the direct path.
 
     `weights` are the feature's logit weights; the `k` largest and smallest are shown as tokens of `corpus`.
@@ -271,7 +271,7 @@ def logits_part(corpus: Any, weights: Float[Tensor, "d_vocab"], k: int = 15) -> 
     return f'<details open><summary style="{SMALL}">Logit weights (direct path)</summary>{plots.varying(html)}</details>'
 
 
-def alone(corpus: Any, tokens: list[int]) -> list[str]:
+def alone(corpus: Spelling, tokens: list[int]) -> list[str]:
     """Each of `tokens` of `corpus` as it reads without its neighbours."""
     return [corpus.spelt([token])[0] for token in tokens]
 

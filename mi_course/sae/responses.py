@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,7 +14,7 @@ from mi_course.corpora import scripts
 from mi_course.corpora.corpus import Corpus, generator
 from mi_course.errors import CourseError
 from mi_course.models import TinyTransformer
-from mi_course.sae.dictionary import SparseAutoencoder
+from mi_course.sae.dictionary import Dictionary, SparseAutoencoder, checked_autoencoder
 
 HOOK = "blocks.0.mlp.hook_post"
 
@@ -113,19 +113,19 @@ def intervals(
     return [m[torch.randperm(len(m), generator=rng)[:each]] for m in members]
 
 
-def hook_of(sae: SparseAutoencoder) -> str:
+def hook_of(sae: Dictionary) -> str:
     """Which activations the autoencoder `sae` reads: what its card says, else the neurons of the first layer."""
     return sae.card.get("hook", HOOK)
 
 
-def logit_weights(sae: SparseAutoencoder, model: TinyTransformer) -> Float[Tensor, "d_sae d_vocab"]:
+def logit_weights(sae: Dictionary, model: TinyTransformer) -> Float[Tensor, "d_sae d_vocab"]:
     """What a unit of each feature adds to each logit by the direct path, W_dec · W_out · (norm's gain) · W_U.
 
     The final norm also divides by the stream's size, a positive number that differs from token to token. `sae` is a
     dictionary of activations of `model`.
     """
     layer, kind = hook_of(sae).removeprefix("blocks.").split(".", 1)
-    rows = sae.directions().detach()
+    rows = checked_autoencoder(sae).directions().detach()
     if kind == "mlp.hook_post":
         rows = rows @ model.blocks[int(layer)].mlp.W_out.detach()
     elif kind not in ("hook_mlp_out", "hook_attn_out", "hook_resid_mid", "hook_resid_post", "hook_resid_pre"):
@@ -136,7 +136,7 @@ def logit_weights(sae: SparseAutoencoder, model: TinyTransformer) -> Float[Tenso
 
 @torch.no_grad()
 def ablation_effect(
-    sae: SparseAutoencoder, model: TinyTransformer, tokens: Int[Tensor, "window pos"], feature: int
+    sae: Dictionary, model: TinyTransformer, tokens: Int[Tensor, "window pos"], feature: int
 ) -> Float[Tensor, "window pos-1"]:
     """Rise of each next token's loss, in nats, when one feature's part f_i d_i is taken out of x everywhere.
 
@@ -144,7 +144,7 @@ def ablation_effect(
     of text that `model` reads, `feature` is a number of `sae`.
     """
 
-    direction = sae.directions(checked_feature(sae, feature))
+    direction = checked_autoencoder(sae).directions(checked_feature(sae, feature))
 
     def remove(x, hook=None):
         return (x - sae.encode(x)[..., feature, None] * direction).to(x.dtype)
@@ -158,6 +158,16 @@ def ablation_effect(
 # -- a recording ---------------------------------------------------------------------------------
 
 
+@runtime_checkable
+class Spelling(Protocol):
+    """What a page needs of the place its text comes from: a `Corpus`, or whatever has this much."""
+
+    name: str
+
+    def spelt(self, tokens: Any) -> list[str]:
+        """How each of `tokens` is spelt."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Recording:
     """Chosen features on fixed windows: computed once, for many pages.
@@ -165,7 +175,7 @@ class Recording:
     Args:
         sae: the autoencoder.
         model: whose activations it reads.
-        corpus: where the windows come from: a `Corpus`, or whatever has its `name` and `spelt`.
+        corpus: where the windows come from.
         tokens: the windows.
         script: of each token, where the corpus knows it.
         features: the numbers of the chosen ones.
@@ -177,7 +187,7 @@ class Recording:
 
     sae: SparseAutoencoder
     model: TinyTransformer
-    corpus: Any  # with a `name`, and `spelt(tokens)`
+    corpus: Spelling
     tokens: Int[Tensor, "window pos"]
     script: Int[Tensor, "window pos"] | None  # of each token, where the corpus knows
     features: tuple[int, ...]  # which

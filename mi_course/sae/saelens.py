@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mi_course.errors import CourseError, nearest
 from mi_course.files import write_atomically
-from mi_course.sae.dictionary import SaeConfig, SparseAutoencoder
+from mi_course.sae.dictionary import Dictionary, SaeConfig, SparseAutoencoder
 
 # -- the folder format of SAELens ----------------------------------------------------------------
 
@@ -34,7 +34,7 @@ WRITTEN = {
 }
 
 
-def to_saelens(sae: SparseAutoencoder, folder: str | Path, **metadata) -> Path:
+def to_saelens(sae: Dictionary, folder: str | Path, **metadata) -> Path:
     """Write cfg.json and sae_weights.safetensors, which `SAE.load_from_disk` of SAELens reads.
 
     There is no `scale` there. (x·s − b) W = (x − b/s) (s W), so it goes into the weights and raw activations go in. As
@@ -46,7 +46,7 @@ def to_saelens(sae: SparseAutoencoder, folder: str | Path, **metadata) -> Path:
         folder: where.
         metadata: for cfg.json, by name: `hook_name`, `model_name`, …
     """
-    if not sae.rebuilds_what_it_reads:
+    if not isinstance(sae, SparseAutoencoder):
         raise CourseError(f"{sae!r} is no autoencoder: keep it with its own save() and load().")
     cfg, s = sae.cfg, sae.scale
     tensors = {

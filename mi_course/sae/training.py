@@ -15,7 +15,7 @@ from mi_course.activations import Store, sinks
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError, kind_of, nearest
 from mi_course.sae import step as sae_step
-from mi_course.sae.dictionary import SparseAutoencoder, as_rows, check_activations
+from mi_course.sae.dictionary import Dictionary, SparseAutoencoder, as_rows, check_activations
 from mi_course.sae.losses import fast_loss, loss, projected
 from mi_course.sae.measures import l0, unexplained
 from mi_course.training import Callback, History, Run, TrainConfig, fit
@@ -64,7 +64,7 @@ class Upkeep(Callback):
     resampling); `fast` takes the step of `sae.step` where the kind has one.
     """
 
-    def __init__(self, sae: SparseAutoencoder, config: SaeTraining, pool=None, fast: bool = True):
+    def __init__(self, sae: Dictionary, config: SaeTraining, pool=None, fast: bool = True):
         self.config, self.pool, self.sae, self.hooks = config, pool, sae, []
         sae.register_buffer(
             "silent", torch.zeros_like(sae.b_enc, dtype=torch.long)
@@ -74,7 +74,7 @@ class Upkeep(Callback):
             {round(at * config.steps) for at in config.resample_at} if pool is not None else set()
         )
         plain = sae.W_dec.device.type == "cpu" and sae.W_dec.dtype == torch.float32
-        fast = fast and sae.kind.fast and sae.rebuilds_what_it_reads and plain
+        fast = fast and sae.kind.fast and isinstance(sae, SparseAutoencoder) and plain
         self.work = sae_step.Work.for_size(sae.W_dec.numel(), sae.parts) if fast else None
         if sae.kind.unit_decoder:
             self.hooks.append(sae.W_dec.register_hook(lambda grad: projected(grad, sae.W_dec.detach())))
@@ -98,7 +98,7 @@ class Upkeep(Callback):
             hook.remove()
         del self.sae.silent, self.sae.step
 
-    def loss(self, sae: SparseAutoencoder, x: Tensor) -> Tensor:
+    def loss(self, sae: Dictionary, x: Tensor) -> Tensor:
         """The loss of `sae` on the batch `x` at this step; also counts for how long each feature has been silent."""
         everything, x = len(x), sae.parts.rows(x)
         if self.work is not None:
@@ -134,7 +134,7 @@ class Upkeep(Callback):
         return self.measures(sae) if step % 20 == 0 else {}
 
     @torch.no_grad()
-    def measures(self, sae: SparseAutoencoder) -> dict:
+    def measures(self, sae: Dictionary) -> dict:
         """L0 and FVU of `sae` on a part of the batch, beside it FVU without rows of huge norm, and the share of the dead."""
         t, x = sae.pair(self.part)
         f = sae.activate(sae.read(t))
@@ -148,7 +148,7 @@ class Upkeep(Callback):
 
 
 def train(
-    sae: SparseAutoencoder,
+    sae: Dictionary,
     sample: Any,
     config: Any,
     *,
@@ -201,7 +201,7 @@ def train(
         sae.eval()
 
 
-def rows_of(sae: SparseAutoencoder, sample: Any, config: SaeTraining) -> Any:
+def rows_of(sae: Dictionary, sample: Any, config: SaeTraining) -> Any:
     """A function step → rows in the autoencoder's own format; what is neither store nor function is `fit`'s to refuse."""
     if isinstance(sample, Store):
         sample = sample.sample(config.batch)
@@ -225,7 +225,7 @@ def check_draw(by: str) -> None:
 
 @torch.no_grad()
 def resample_(
-    sae: SparseAutoencoder,
+    sae: Dictionary,
     dead: Bool[Tensor, "d_sae"],
     x: Any,
     optimizers: Collection[torch.optim.Optimizer] = (),

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 from mi_course.sae.dictionary import (
+    Dictionary,
     SaeConfig,
-    SparseAutoencoder,
     as_rows,
     check_activations,
     geometric_median,
@@ -66,7 +66,7 @@ class TranscoderConfig(SaeConfig):
             raise CourseError("A transcoder reads one layer and writes another: its weights cannot be tied.")
 
 
-class Transcoder(SparseAutoencoder):
+class Transcoder(Dictionary):
     """f = activation((x·scale − centre) W_enc + b_enc), ŷ = (f W_dec + b_dec) / out_scale.
 
     Every kind of autoencoder can be one. It is trained by `sae.train` on rows [x y], side by side.
@@ -76,7 +76,6 @@ class Transcoder(SparseAutoencoder):
     """
 
     entry, config, called = "transcoder", TranscoderConfig, "a transcoder"
-    rebuilds_what_it_reads = False
 
     def __init__(self, cfg: SaeConfig):
         if not isinstance(cfg, TranscoderConfig):
@@ -119,12 +118,6 @@ class Transcoder(SparseAutoencoder):
     def decode(self, f: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
         """The layer's output that features `f` stand for."""
         return self.rebuilt(f) / self.out_scale
-
-    def directions(self, features: Any = slice(None)):
-        """Refused: what is done with them is done to the activation that was read, and `features` write to another."""
-        raise CourseError(
-            f"{self!r} reads at one hook and writes at another: put transcoder(x) in the place of the layer's output."
-        )
 
     @torch.no_grad()
     def start_from(self, x: Any) -> Transcoder:

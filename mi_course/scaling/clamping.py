@@ -29,7 +29,7 @@ from mi_course.errors import CourseError
 from mi_course.models import next_token_loss
 from mi_course.patching.forward import Forward
 from mi_course.patching.layout import Layout
-from mi_course.sae import SparseAutoencoder, checked_feature
+from mi_course.sae import Dictionary, checked_autoencoder, checked_feature
 from mi_course.scaling.reading import huge
 
 UNKNOWN = (NotImplementedError, AttributeError, KeyError, TypeError)
@@ -40,7 +40,7 @@ NOT_REBUILT = (
 
 
 def clamped(
-    sae: SparseAutoencoder,
+    sae: Dictionary,
     x: Float[Tensor, "*batch d"],
     feature: int,
     value: float | int | Tensor,
@@ -55,13 +55,13 @@ def clamped(
         value: what the feature becomes, in the dictionary's own units; one number, or one for each row.
         limit: of a row's length.
     """
-    row = sae.directions(checked_feature(sae, feature))
+    row = checked_autoencoder(sae).directions(checked_feature(sae, feature))
     change = (value - sae.encode(x)[..., feature])[..., None] * row
     return torch.where(huge(x, limit)[..., None], x, x + change)
 
 
 def replaced(
-    sae: SparseAutoencoder, x: Float[Tensor, "*batch d"], limit: float | int = torch.inf
+    sae: Dictionary, x: Float[Tensor, "*batch d"], limit: float | int = torch.inf
 ) -> Float[Tensor, "*batch d"]:
     """x̂ in the place of x, the error term lost; rows longer than `limit` are left alone.
 
@@ -70,8 +70,7 @@ def replaced(
         x: the stream.
         limit: of a row's length.
     """
-    sae.directions(0)  # a transcoder has none, and says so
-    return torch.where(huge(x, limit)[..., None], x, sae(x))
+    return torch.where(huge(x, limit)[..., None], x, checked_autoencoder(sae)(x))
 
 
 class Rest:
@@ -154,7 +153,7 @@ def next_loss(
 
 def first_order(
     rest: Rest,
-    sae: SparseAutoencoder,
+    sae: Dictionary,
     x: Float[Tensor, "batch pos d_model"],
     score,
     top: Float[Tensor, "d_sae"],
@@ -177,12 +176,12 @@ def first_order(
         leaf = x.detach().clone().requires_grad_()
         slope = torch.autograd.grad(score(rest(leaf)), leaf)[0]
     total = torch.where(huge(x, limit)[..., None], 0.0, slope).flatten(0, -2).sum(0)
-    return sae.directions().detach() @ total * top
+    return checked_autoencoder(sae).directions().detach() @ total * top
 
 
 def doses(
     rest: Rest,
-    sae: SparseAutoencoder,
+    sae: Dictionary,
     x: Float[Tensor, "batch pos d_model"],
     tokens: Int[Tensor, "batch pos"],
     words: Int[Tensor, "word"],

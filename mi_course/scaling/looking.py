@@ -86,7 +86,8 @@ def page(recording: Recording, model, feature: int, label: str) -> FeaturePage:
         feature: its number.
         label: what stands beside it.
     """
-    dictionary, f = recording.sae, recording.f[:, sae.checked_feature(recording.sae, feature)]
+    dictionary = sae.checked_autoencoder(recording.sae)
+    f = recording.f[:, sae.checked_feature(dictionary, feature)]
     gain = getattr(model.ln_final, "w", None)
     gain = model.ln_final.weight if gain is None else gain
     weights = (dictionary.directions(feature) * gain) @ model.W_U
