@@ -34,13 +34,19 @@ def hook_of(model, layer: int) -> str:
     return f"blocks.{layer}.hook_resid_pre" if layer < n else f"blocks.{n - 1}.hook_resid_post"
 
 
+def checked_layer(model, layer: int, read_by_a_block: bool = False) -> int:
+    """`layer` itself, if `model` has a stream before it: n_layers is the stream after the last block, which no block reads."""
+    last = model.cfg.n_layers - read_by_a_block
+    if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer <= last:
+        meant = "the last that a block reads" if read_by_a_block else "the last stream"
+        raise CourseError(f"There is no layer {layer!r} here: 0 is the embedding, {last} {meant}.")
+    return layer
+
+
 def checked_layers(model, layers: Sequence[int] | None) -> list[int]:
     """The layers in order, all of them by default; one sentence for one that is not there."""
-    n = model.cfg.n_layers
-    found = list(range(n + 1)) if layers is None else sorted(set(layers))
-    for layer in found:
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer <= n:
-            raise CourseError(f"There is no layer {layer}: 0 is the embedding, {n} the last stream.")
+    found = range(model.cfg.n_layers + 1) if layers is None else sorted(set(layers))
+    found = [checked_layer(model, layer) for layer in found]
     if not found:
         raise CourseError("Name at least one layer.")
     return found

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_course.errors import CourseError
-from mi_course.lenses.streams import hook_of
+from mi_course.lenses.streams import checked_layer, hook_of
 from mi_course.models import checked_tokens
 from mi_course.steering.generating import unembedding
 
@@ -100,14 +100,6 @@ def checked_vectors(model, vectors, n: int) -> Float[Tensor, "row d_model"]:
     return vectors.detach()
 
 
-def checked_layer(model, layer: int) -> int:
-    """A layer before which the stream of `model` can be changed so that a block still reads it."""
-    n = model.cfg.n_layers
-    if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < n:
-        raise CourseError(f"There is no layer {layer} to inject before: this model has 0 … {n - 1}.")
-    return layer
-
-
 def injection(at: Int[Tensor, "row"], vectors: Float[Tensor, "row d_model"]) -> Callable:
     """A hook that puts each vector into the stream of its row, at position `at`, norm-matched.
 
@@ -135,7 +127,10 @@ def ask(model, prompts: Prompts, vectors, layer: int, entering=None) -> Float[Te
         layer: before which they go in.
         entering: the prompts' streams before `layer` [row pos d_model], of a bridge, where they are known already.
     """
-    tokens, layer = checked_tokens(prompts.tokens, model.cfg), checked_layer(model, layer)
+    tokens, layer = (
+        checked_tokens(prompts.tokens, model.cfg),
+        checked_layer(model, layer, read_by_a_block=True),
+    )
     put_in = injection(prompts.at, checked_vectors(model, vectors, len(tokens)))
     with only_at(model, prompts.end) as keep:
         if entering is not None:
@@ -171,7 +166,7 @@ def entering(
         layer: before which vectors will go in.
         batch: prompts at once.
     """
-    tokens, layer = checked_tokens(tokens, model.cfg), checked_layer(model, layer)
+    tokens, layer = checked_tokens(tokens, model.cfg), checked_layer(model, layer, read_by_a_block=True)
     streams = torch.cat([model(part, stop_at_layer=layer) for part in tokens.split(batch)])
     if not torch.allclose(model(streams[:1], start_at_layer=layer), model(tokens[:1]), atol=1e-2, rtol=1e-2):
         raise CourseError(

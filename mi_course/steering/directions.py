@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError, nearest
-from mi_course.lenses.streams import fingerprint, streams
+from mi_course.lenses.streams import checked_layer, fingerprint, streams
 from mi_course.probing import difference_of_means
 
 PLACES = ("last", "mean")
@@ -50,14 +50,6 @@ class Direction:
     def cosine(self, other: Direction) -> float:
         """Cosine with an `other` one."""
         return float(torch.cosine_similarity(self.vector.double(), other.vector.double(), dim=0))
-
-
-def checked_layer(model, layer: int) -> int:
-    """The `layer` itself, if `model` has a stream before it; n_layers is the stream after the last block."""
-    n = model.cfg.n_layers
-    if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer <= n:
-        raise CourseError(f"There is no layer {layer!r}: this model has 0…{n - 1}, and {n} for the end.")
-    return layer
 
 
 def checked_vector(model, vector: Direction | Tensor) -> None:

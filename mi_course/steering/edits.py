@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_course.errors import CourseError
-from mi_course.lenses.streams import hook_of
-from mi_course.steering.directions import Direction, checked_layer, checked_vector
+from mi_course.lenses.streams import checked_layer, hook_of
+from mi_course.steering.directions import Direction, checked_vector
 
 
 @dataclass(frozen=True, eq=False)
