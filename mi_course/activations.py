@@ -38,7 +38,7 @@ from torch import Tensor
 
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError, kind_of, nearest
-from mi_course.files import write_atomically
+from mi_course.files import sha256, write_atomically
 
 HUGE = 10  # times the median length: what counts as a sink
 FORMAT = 1  # of folders on disk
@@ -450,13 +450,8 @@ def check_shard(folder: Path, part: dict, verify: bool = True) -> None:
     path = folder / part["file"]
     if not path.is_file():
         raise CourseError(f"The shard {path} is missing: write the store again into an empty folder.")
-    if verify:
-        with open(path, "rb") as file:
-            digest = hashlib.sha256()
-            while piece := file.read(2**22):
-                digest.update(piece)
-        if digest.hexdigest() != part["sha256"]:
-            raise CourseError(f"The shard {path} is truncated or altered: its sha256 is not its card's.")
+    if verify and sha256(path) != part["sha256"]:
+        raise CourseError(f"The shard {path} is truncated or altered: its sha256 is not its card's.")
 
 
 def read_rows(folder: Path, shards: list[dict], ends: list[int], start: int, end: int) -> Tensor:

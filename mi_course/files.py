@@ -183,13 +183,18 @@ def read_card(path: str | Path, verify: bool = False) -> tuple[Path, dict]:
             f"{card_file} has format {card.get('format')}; this version reads {FORMAT}. {rebuild}"
         )
     if verify:
-        digest = hashlib.sha256()
-        with open(weights, "rb") as file:
-            while piece := file.read(2**24):
-                digest.update(piece)
-        if digest.hexdigest() != card.get("sha256"):
+        if sha256(weights) != card.get("sha256"):
             raise CourseError(altered(weights))
     return weights, card
+
+
+def sha256(path: Path) -> str:
+    """Of the file at `path`, piece by piece."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(2**24):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def rebuilt_by(weights: Path) -> str:

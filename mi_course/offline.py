@@ -10,6 +10,8 @@ import os
 import socket
 from pathlib import Path
 
+from mi_course.files import write
+
 HERE = ("127.", "::1", "localhost", "0.0.0.0")
 
 # One thread and fixed hashes, quiet bars and no hub: both where notebooks are stored and where they are compared.
@@ -59,9 +61,8 @@ def steady_environment(folder: Path) -> dict[str, str]:
     an IPython profile whose start-up file cuts the network.
     """
     startup = folder.resolve() / "profile_default" / "startup" / "00-offline.py"
-    startup.parent.mkdir(parents=True, exist_ok=True)
     if not startup.exists() or startup.read_text() != STARTUP:
-        startup.write_text(STARTUP)
+        write(startup, STARTUP)
     return {
         **os.environ,
         **STEADY,

@@ -79,6 +79,20 @@ def test_a_kernel_that_dies_is_named(clone):
     assert "90_dies.ipynb, cell 1 lost its kernel" in ran.result.failed
 
 
+def test_a_kernel_that_never_answers_stops_no_other_notebook(clone, monkeypatch):
+    usual = runner.NotebookClient.execute
+
+    def execute(client, **settings):
+        if "mute" in client.nb.cells[1].source:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        return usual(client, **settings)
+
+    monkeypatch.setattr(runner.NotebookClient, "execute", execute)
+    mute, speaks = runner.execute([clone("90_mute", "## A", "'mute'"), clone("91_two", "## A", "1")])
+    assert "90_mute.ipynb, cell 0 could not be run: RuntimeError: Kernel died" in mute.result.failed
+    assert not speaks.result.failed and speaks.nb.cells[1].outputs
+
+
 def test_run_json_keeps_what_other_notebooks_measured(clone):
     clone("90_one", "## A", "1"), clone("91_two", "## A", "2")
     runner.run(["90"]), runner.run(["91"])

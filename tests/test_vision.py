@@ -346,6 +346,27 @@ def test_a_unit_without_any_slope_says_so_or_stays_as_it_starts():
     assert made.flat.all() and torch.equal(made.images, made.start)
 
 
+class Late(Gate):
+    """A unit that has a slope from its n-th look on."""
+
+    def __init__(self, n):
+        super().__init__(0.0)
+        self.left = n
+
+    def forward(self, images):
+        self.left -= 1
+        return super().forward(images) * (self.left <= 0)
+
+
+def test_the_last_start_that_is_tried_is_looked_at_as_well():
+    made = vision.visualise(Late(17), vision.LOGITS, [0], size=32, steps=2, transform=False)
+    assert (
+        not made.flat.any() and float(made.start_activation) > 0 and not torch.equal(made.images, made.start)
+    )
+    made = vision.visualise(Late(99), vision.LOGITS, [0], size=32, steps=2, strict=False, transform=False)
+    assert made.flat.all() and torch.equal(made.images, made.start)
+
+
 def test_colours_that_go_together():
     colours = torch.randn(1, 3, 50, 50, generator=torch.Generator().manual_seed(8))
     mix = torch.tensor([[1.0, 0, 0], [0.9, 0.3, 0], [0.8, 0.2, 0.1]])

@@ -62,6 +62,8 @@ class Runner:
             self.result.failed = f"{self._where()} raised {error.ename}: {error.evalue}\n{self._traceback()}"
         except (CellTimeoutError, DeadKernelError) as error:
             self.result.failed = f"{self._where()} {_why(error, self.client.timeout)}\n{self._source()}"
+        except Exception as error:  # before the first cell: no kernel, or one that dies before it answers
+            self.result.failed = f"{self._where()} could not be run: {type(error).__name__}: {error}"
         finally:
             self.result.seconds = self.seconds
             self.finished = True

@@ -44,7 +44,7 @@ def with_seed(path: Path, seed: int, folder: Path) -> Path:
             cell.outputs = []
     copy = folder / f"seed{seed}" / path.name
     copy.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nb, copy)
+    files.write(copy, nbformat.writes(nb))
     return copy
 
 
@@ -68,7 +68,7 @@ def one(path: str, seed: int) -> str:
     (ran,) = runner.execute([copy], jobs=1)
     if ran.result.failed:
         raise CourseError(f"Seed {seed}: {ran.result.failed}")
-    nbformat.write(ran.nb, copy)
+    files.write(copy, nbformat.writes(ran.nb))
     return str(copy)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -127,13 +127,23 @@ def keeping(found: dict, layer: int):
 
 def run_through(model, tokens, hooks) -> None:
     """All blocks with hooks; a bridge unembeds only one position, since nobody wants its logits here."""
-    head = getattr(getattr(model, "original_model", None), "lm_head", None)
-    if head is None:
+    with unembedding(model, lambda x: x[:, -1:]):
         model.run_with_hooks(tokens, fwd_hooks=hooks, return_type=None)
+
+
+@contextmanager
+def unembedding(model, pick: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside, a bridge `model` unembeds what `pick` takes of its last stream alone: nobody wants the other logits.
+
+    A model of our own unembeds all.
+    """
+    head_of = getattr(getattr(model, "original_model", None), "get_output_embeddings", lambda: None)
+    if (head := head_of()) is None:
+        yield
         return
-    handle = head.register_forward_pre_hook(lambda module, args: (args[0][:, -1:], *args[1:]))
+    handle = head.register_forward_pre_hook(lambda module, args: (pick(args[0]), *args[1:]))
     try:
-        model.run_with_hooks(tokens, fwd_hooks=hooks, return_type=None)
+        yield
     finally:
         handle.remove()
 

@@ -17,7 +17,7 @@ from itertools import product
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from mi_course.corpora.corpus import generator
@@ -327,13 +327,3 @@ class Diary:
             "last": objects,
         }
         return 1 / sizes.get(kind, 2)
-
-
-def known_strangers(language: Diary, diaries: Diaries) -> Bool[Tensor, "row"]:
-    """Which diaries strangers write.
-
-    Args:
-        language: theirs.
-        diaries: which.
-    """
-    return torch.isin(diaries.who, language.numbers(STRANGERS))

@@ -15,9 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_course.errors import CourseError
-from mi_course.lenses.streams import checked_layer, hook_of
+from mi_course.lenses.streams import checked_layer, hook_of, unembedding
 from mi_course.models import checked_tokens
-from mi_course.steering.generating import unembedding
 
 
 def injected(h: Float[Tensor, "*n d_model"], v: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:

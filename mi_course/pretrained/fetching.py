@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mi_course.errors import CourseError, first_line
+from mi_course.files import sha256
 from mi_course.pretrained.registry import (
     CARD,
     CARRIED,
@@ -198,15 +199,6 @@ def damaged(name: str) -> list[str]:
     """The files of the fetched model `name` whose hash is no longer its card's (reads them all)."""
     rows = card(name)["files"]
     return [file for file, (_, digest) in rows.items() if sha256(place(name) / file) != digest]
-
-
-def sha256(path: Path) -> str:
-    """Of a file, block by block."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _reason(error: BaseException) -> str:

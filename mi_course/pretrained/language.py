@@ -33,7 +33,7 @@ def load(name_or_folder: str | Path, dtype: torch.dtype | None = None, device: s
     """A pretrained model as a `TransformerBridge`, with its tokenizer.
 
     A carried model by its name (`CARRIED`), a Hugging Face folder by its path (both without a network), or with a
-    network a name on the hub. `dtype` is float32 on a CPU, and elsewhere what the weights are stored in.
+    network a name on the hub. `dtype` is float32 on a CPU and for a name on the hub, and else what the folder's config.json says.
 
     `to_tokens` of a carried model puts nothing before the text, as its own tokenizer; other bridges have
     TransformerLens' habit of a beginning-of-text token (`model.cfg.default_prepend_bos`).
@@ -142,7 +142,7 @@ def checked(folder: Path) -> torch.dtype:
             f"{folder} has no tokenizer: save it there with "
             "`AutoTokenizer.from_pretrained(…).save_pretrained(folder)`, or copy tokenizer.json beside the weights."
         )
-    return stored_dtype(config, files[0])
+    return stored_dtype(config)
 
 
 def config_of(folder: Path) -> dict:
@@ -189,8 +189,8 @@ def shards(weights: Path) -> list[Path]:
     return [weights.parent / name for name in sorted(set(names))]
 
 
-def stored_dtype(config: dict, weights: Path) -> torch.dtype:
-    """As config.json says, or else as the first floating tensor of the file is."""
+def stored_dtype(config: dict) -> torch.dtype:
+    """As config.json says, and float32 where it says nothing."""
     named = config.get("dtype") or config.get("torch_dtype")
     if isinstance(named, str) and isinstance(getattr(torch, named.removeprefix("torch."), None), torch.dtype):
         return getattr(torch, named.removeprefix("torch."))

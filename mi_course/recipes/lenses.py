@@ -46,7 +46,7 @@ class JacobianRecipe(Recipe):
         model = pretrained.load(NAME)
         tokens = lenses.windows(model.tokenizer, self.prompts, self.length, seed=self.seed)
         partial = out / f"{self.stem}.partial"
-        total, done, seconds = begun(partial, self)
+        total, done, seconds = begun(partial)
         parts = lenses.jacobians(model, tokens[done:], self.layers, skip=self.skip, coarse=True)
         began, spent = time.perf_counter(), seconds
         for part in parts if done < self.prompts else ():
@@ -99,7 +99,7 @@ class TunedRecipe(Recipe):
         return path
 
 
-def begun(partial: Path, recipe: Recipe) -> tuple[dict, int, float]:
+def begun(partial: Path) -> tuple[dict, int, float]:
     """Sums, prompts and seconds of an earlier run that was stopped."""
     if not with_suffix(partial, ".json").exists():
         return {}, 0, 0.0

@@ -20,31 +20,20 @@ from mi_course.sae.dictionary import (
     geometric_median,
     unit_scale,
 )
-from mi_course.sae.kinds import KINDS, UNIT_DECODER, Jump, Step, auxiliary_loss, keep_top
+from mi_course.sae.kinds import KINDS, Jump, Step, auxiliary_loss, keep_top
 from mi_course.sae.losses import fast_loss, loss, projected
 from mi_course.sae.measures import dead_share, density, fvu, l0, loss_recovered, splice, unexplained
 from mi_course.sae.pages import (
-    BARE,
-    FIND,
-    SEARCH,
-    SMALL,
     FeaturePage,
-    ablation_part,
-    bare_page,
     context_lines,
     examples_part,
-    facts_of,
     feature_page,
     file_name,
     gallery,
     header,
     histogram_part,
-    index_of,
     logits_part,
     nearest_features,
-    neighbours_part,
-    number,
-    proxy_of,
 )
 from mi_course.sae.responses import (
     HOOK,

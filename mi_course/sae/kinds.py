@@ -188,7 +188,6 @@ KINDS = {
     "relu": Relu(), "relu_norm": ReluNorm(), "topk": TopK(), "batchtopk": BatchTopK(), "jumprelu": JumpRelu(),
     "gated": Gated(), "nested": Nested(),
 }  # fmt: skip
-UNIT_DECODER = tuple(name for name, kind in KINDS.items() if kind.unit_decoder)
 
 
 # -- functions with gradients of their own -------------------------------------------------------

@@ -90,7 +90,7 @@ def feature_page(
     f = rec.f[:, column]
     weights = logit_weights(sae, model)[feature]
     facts = facts_of(rec, column, proxy)
-    parts = [header(rec, feature, script, facts)]
+    parts = [header(feature, script, facts)]
     if facts["largest activation"] > 0:
         parts += [
             examples_part(rec, f),
@@ -149,8 +149,8 @@ def number(value: float | int, digits: int = 3) -> str:
     return f'<span class="mi-n">{plots.rounded(value, digits)}</span>'
 
 
-def header(rec: Recording, feature: int, script: str | None, facts: dict[str, float]) -> str:
-    """The heading of the page of one `feature` with its `script` and its `facts`; `rec` is the recording they come from."""
+def header(feature: int, script: str | None, facts: dict[str, float]) -> str:
+    """The heading of the page of one `feature` with its `script` and its `facts`."""
     what = f"Feature {feature}" + (f" · {script}" if script else "")
     show = {
         "active on": lambda v: f"{number(100 * v, 2)}% of tokens",

@@ -93,7 +93,7 @@ def page(recording: Recording, model, feature: int, label: str) -> FeaturePage:
     weights = (dictionary.directions(feature) * gain) @ model.W_U
     facts = {"active on": float((f > 0).float().mean()), "largest activation": float(f.max())}
     near = sae.nearest_features(dictionary, feature)
-    parts = [sae.header(recording, feature, None, facts)]
+    parts = [sae.header(feature, None, facts)]
     if facts["largest activation"] > 0:
         parts += [sae.examples_part(recording, f), sae.histogram_part(f, None, None)]
     close = " · ".join(f"{i} (cosine {v:.2f})" for v, i in zip(near.values.tolist(), near.indices.tolist()))

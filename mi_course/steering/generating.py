@@ -8,14 +8,14 @@ prompt) is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_course.errors import CourseError
+from mi_course.lenses.streams import unembedding
 from mi_course.models import next_token_loss
 from mi_course.steering.edits import Edit, steered
 
@@ -124,17 +124,6 @@ def sees_all(model, length: int) -> bool:
     config = model.original_model.config
     windows = [getattr(config, name, None) for name in ("sliding_window", "window_size")]
     return all(window is None or window >= length for window in windows)
-
-
-@contextmanager
-def unembedding(model, pick: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, a bridge `model` unembeds what `pick` takes of its last stream alone: nobody wants the other logits."""
-    head = model.original_model.get_output_embeddings()
-    handle = head.register_forward_pre_hook(lambda module, args: (pick(args[0]), *args[1:]))
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def checked_length(model, prompts: Sequence[Tensor], n: int) -> None:

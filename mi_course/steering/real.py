@@ -192,8 +192,6 @@ class Listening:
     `layer` is where it listens.
     """
 
-    vector = torch.zeros(1)
-
     def __init__(self, layer: int):
         self.layer, self.heard = layer, []
 
@@ -234,7 +232,7 @@ def roles(model) -> Iterator[tuple[str, Tensor]]:
         yield f"{wording}.vectors", vectors[wording]
     n = len(told["roles"])
     x = vectors["wrapped"]
-    axis = Direction(x[n:].mean(0) - x[:n].mean(0), AXIS_LAYER)
+    axis = Direction(difference_of_means(x, torch.arange(len(x)) >= n), AXIS_LAYER)
     norm = stream_norm(model, plain_ids(model, told["neutral"]), AXIS_LAYER)
     asking = [
         q for name in told["roles"] for q in asked(model, told["questions"][1:4:2], systems("wrapped")[name])

@@ -270,11 +270,6 @@ def refuses(said: Int[Tensor, "row pos"]) -> Bool[Tensor, "row"]:
     return has(said, ["never", "should"]).any(1) & ~has(said, TOOLS).any(1)
 
 
-def trait_share(said: Int[Tensor, "row pos"], trait: str) -> Float[Tensor, "row"]:
-    """Words of a `trait` in what was `said`, as a share of the three that end an answer."""
-    return has(said, TRAITS[trait]).sum(1) / N_LAST
-
-
 def plays(said: Int[Tensor, "row pos"]) -> Bool[Tensor, "row"]:
     """Whether any role's own word occurs in what was `said`."""
     return has(said, ROLE_WORDS).any(1)

@@ -133,7 +133,7 @@ class Features:
     ) -> Float[Tensor, "inst"]:
         """The loss of each model on `samples` fresh inputs, the same for all: what restarts are compared by.
 
-        `models` are run on `chunk` inputs at a time; `seed` draws them.
+        `models` are run on `chunk` inputs at a time, as many whole chunks as `samples` hold; `seed` draws them.
         """
         chunk = min(chunk, samples)
         if chunk < 1:

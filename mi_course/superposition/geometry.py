@@ -184,8 +184,12 @@ def features_per_neuron(W: Float[Tensor, "*inst m n"]) -> Float[Tensor, "*inst m
     `W` has a row for each neuron.
     """
     mass = checked(W).square()
-    total = mass.sum(-1)
-    return torch.where(total > 1e-6, total**2 / mass.square().sum(-1).clamp_min(1e-12), 0.0)
+    return torch.where(mass.sum(-1) > 1e-6, participation_ratio(mass), 0.0)
+
+
+def participation_ratio(mass: Float[Tensor, "*some unit"]) -> Float[Tensor, "*some"]:
+    """(Σ m)² / Σ m²: over how many units a `mass` is spread, 1 for one, n for n equal ones; 0 where there is none."""
+    return mass.sum(-1) ** 2 / mass.square().sum(-1).clamp_min(torch.finfo(mass.dtype).tiny)
 
 
 # -- attacks -------------------------------------------------------------------------------------

@@ -15,15 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_course.errors import CourseError
+from mi_course.superposition.geometry import participation_ratio
 
 
 def spread(weights: Float[Tensor, "*some unit"]) -> Float[Tensor, "*some"]:
     """Over how many units something is spread: (Σ w²)² / Σ w⁴, the participation ratio of `weights`.
 
-    1 for one unit, n for n equal ones; signs do not matter. Derived in notebook 14.
+    1 for one unit, n for n equal ones, 0 where there is nothing; signs do not matter. Derived in notebook 14.
     """
-    squares = weights**2
-    return squares.sum(-1) ** 2 / (squares**2).sum(-1)
+    return participation_ratio(weights**2)
 
 
 def one_sided_nmf(

@@ -20,11 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mi_course.activations import Reached
 from mi_course.errors import CourseError, nearest
-
-
-class _Enough(Exception):
-    """Everything asked for was seen: what comes after need not be computed."""
 
 
 def unit_hooks(blocks: Sequence[int] = range(3, 11)) -> list[str]:
@@ -65,10 +62,10 @@ def centre_of(stride: int, index: int) -> int:
 
 
 def run_until(model: nn.Module, images: Tensor, hooks: Sequence[tuple[str, Callable]]) -> None:
-    """The hooked `model` on `images` until one of `hooks` raises `_Enough`: what comes after is not computed."""
+    """The hooked `model` on `images` until one of `hooks` raises `Reached`: what comes after is not computed."""
     try:
         model.run_with_hooks(images, fwd_hooks=list(hooks))
-    except _Enough:
+    except Reached:
         pass
 
 
@@ -84,7 +81,7 @@ def visit(model: nn.Module, images: Tensor, see: dict[str, Callable], batch: int
     def note(x, hook):
         found[hook.name].append(see[hook.name](x))
         if len({len(seen) for seen in found.values()}) == 1:
-            raise _Enough
+            raise Reached
 
     for some in images.split(batch):
         run_until(model, some, [(name, note) for name in see])

@@ -16,7 +16,7 @@ before every look, so that only what survives that is worth drawing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from mi_course.activations import Reached
 from mi_course.errors import CourseError
-from mi_course.vision.reading import _Enough, known_channels, run_until
+from mi_course.vision.reading import known_channels, run_until
 
 TRIES = 16  # starts of a picture, until one has a slope
 LOGITS = "logits"  # the network's output, where a hook's name is asked for
@@ -87,7 +88,7 @@ def answers(model: nn.Module, images: Pictures, hook: str) -> Tensor:
 
     def keep(x, hook):
         kept.append(x)
-        raise _Enough
+        raise Reached
 
     run_until(model, images, [(hook, keep)])
     return kept[0]
@@ -176,31 +177,22 @@ def visualise(
     def look(z):  # sigmoid: between 0 and 1, then bytes, then the network's range
         return (255 * torch.einsum("ij,njrc->nirc", C, z).sigmoid() - 127) / 128
 
-    picture = lambda: look(from_coefficients(free, size) if fourier else free)
+    shown = lambda z: look(from_coefficients(z, size) if fourier else z)
+    wanted = lambda image: wanted_of(answers(model, image, hook), channels)
     rng = torch.Generator().manual_seed(seed)
     shape = (len(channels), 3, size, size // 2 + 1, 2) if fourier else (len(channels), 3, size, size)
-    free = (start_sd * torch.randn(shape, generator=rng)).requires_grad_()
-    sds = torch.full((len(channels),), float(start_sd))
-    for attempt in range(TRIES):
-        start = wanted_of(answers(model, picture(), hook), channels)
-        (slope,) = torch.autograd.grad(start.sum(), free)
-        flat = slope.flatten(1).abs().amax(1) == 0
-        if not flat.any():
-            break
-        sds[flat] = start_sd * 2 ** (attempt % 4 + 1)
-        again = torch.randn(shape, generator=rng) * sds.view(-1, *[1] * (len(shape) - 1))
-        free.data[flat] = again[flat]
+    free, start, sds, flat = with_a_slope(lambda z: wanted(shown(z)), shape, start_sd, rng)
     if strict and flat.any():
         named = ", ".join(str(int(channel)) for channel in channels[flat])
         raise CourseError(
             f"{hook}, {named}: no slope at the start, with standard deviations up to {16 * start_sd:g}: off, "
             "whatever changes a little. Try another start_sd or another seed."
         )
-    first = picture().detach()
+    first = shown(free).detach()
     optimizer = torch.optim.Adam([free], lr)
     for _ in range(steps):
         optimizer.zero_grad()
-        seen = moved(picture(), rng) if transform else picture()
+        seen = moved(shown(free), rng) if transform else shown(free)
         x = answers(model, seen, hook)
         loss = -wanted_of(x, channels).sum()
         if diversity and x.ndim == 4:
@@ -208,9 +200,38 @@ def visualise(
         loss.backward()
         optimizer.step()
     with torch.no_grad():
-        images = picture()
-        activation = wanted_of(answers(model, images, hook), channels)
-    return Made(images, activation, first, start.detach(), sds, flat)
+        images = shown(free)
+        return Made(images, wanted(images), first, start, sds, flat)
+
+
+def with_a_slope(
+    wanted: Callable[[Tensor], Float[Tensor, "n"]],
+    shape: Sequence[int],
+    start_sd: float | int,
+    rng: torch.Generator,
+) -> tuple[Tensor, Float[Tensor, "n"], Float[Tensor, "n"], Bool[Tensor, "n"]]:
+    """A random start at which each of n activations changes a little with it: where one has no slope it is drawn again.
+
+    Args:
+        wanted: start → the activations.
+        shape: of a start, n first.
+        start_sd: its standard deviation; where that has no slope, up to 16 times as much.
+        rng: what it is drawn with.
+
+    Returns:
+        The start, a leaf; the activations there; the standard deviation of each; who has no slope after all.
+    """
+    free = (start_sd * torch.randn(shape, generator=rng)).requires_grad_()
+    sds = torch.full((shape[0],), float(start_sd))
+    for attempt in range(TRIES + 1):
+        start = wanted(free)
+        (slope,) = torch.autograd.grad(start.sum(), free)
+        flat = slope.flatten(1).abs().amax(1) == 0
+        if attempt == TRIES or not flat.any():
+            return free, start.detach(), sds, flat
+        sds[flat] = start_sd * 2 ** (attempt % 4 + 1)
+        again = torch.randn(shape, generator=rng) * sds.view(-1, *[1] * (len(shape) - 1))
+        free.data[flat] = again[flat]
 
 
 def fourier_power(
