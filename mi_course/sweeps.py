@@ -219,7 +219,8 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
         raise CourseError(f"A sweep needs at least one worker, not {workers}.")
     quiet = {"distributed.nanny.pre-spawn-environ": ONE_THREAD, "logging.distributed": "critical",
              "distributed.comm.timeouts.connect": f"{PATIENCE}s",
-             "distributed.scheduler.worker-saturation": 1.0}  # fmt: skip  # no task waits on a worker, to die with another
+             "distributed.scheduler.worker-saturation": 1.0,  # no task waits on a worker, to die with another
+             "distributed.deploy.lost-worker-timeout": "7 days"}  # fmt: skip  # its nanny starts it again, however slowly
     with dask.config.set(quiet):
         if scheduler is None:
             with (

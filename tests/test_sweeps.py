@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -136,6 +137,21 @@ def test_a_task_that_kills_every_worker_is_named(tmp_path):
     sweep = sweeps.run(some, tmp_path, workers=1)
     assert sweep.results == {"fine": 1}
     assert sweep.failed == {"deadly": "its worker died, each time it was tried"}
+
+
+def test_a_worker_that_comes_back_late_is_waited_for(tmp_path):
+    """dask's cluster drops a worker that is not back some seconds after it was lost: on a busy machine, every one."""
+    import dask
+
+    found = []
+    tasks = [sweeps.Task("once", f"{HERE}:die_once", {"flag": str(tmp_path / "flag")})]
+    run = threading.Thread(
+        target=lambda: found.append(sweeps.run(tasks, tmp_path / "out", workers=1)), daemon=True
+    )
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "10 ms"}):
+        run.start()
+        run.join(180)
+    assert found and found[0].results == {"once": "second try"}
 
 
 def test_settings_that_do_not_arrive_are_no_dead_worker(tmp_path):
