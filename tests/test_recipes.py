@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -127,13 +129,14 @@ def test_train_writes_weights_card_log_and_snapshots(tiny, tmp_path):
 
 
 def test_interrupted_training_goes_on(tiny, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     whole = recipes.find("tiny").train(out=tmp_path / "whole", progress=False)
     honest = transformers.TransformerRecipe.sampler
 
     def interrupted(recipe, corpus):
         def sample(step):
             if step == 2:
-                raise KeyboardInterrupt
+                os.kill(os.getpid(), signal.SIGINT)
             return honest(recipe, corpus)(step)
 
         return sample
@@ -143,7 +146,13 @@ def test_interrupted_training_goes_on(tiny, tmp_path, monkeypatch):
         recipes.find("tiny").train(out=tmp_path / "half", progress=False)
     monkeypatch.setattr(transformers.TransformerRecipe, "sampler", honest)
     resumed = recipes.find("tiny").train(out=tmp_path / "half", progress=False)
-    assert resumed.read_bytes() == whole.read_bytes()
+    signal.signal(signal.SIGINT, before)
+    for part in ("", "-log", "-snapshots"):
+        (ours, one), (theirs, other) = (
+            read_checked(path.with_name(f"tiny{part}")) for path in (resumed, whole)
+        )
+        assert ours.keys() == theirs.keys() and one["sha256"] == other["sha256"], part
+    assert not list(resumed.parent.glob("*.partial*"))
 
 
 def test_text_alone_unless_the_recipe_says_so():
