@@ -344,7 +344,7 @@ def test_recipes_say_the_size_of_what_they_ship(name):
     assert recipe.megabytes == pytest.approx(shipped, rel=0.2, abs=0.1)
 
 
-def test_a_stopped_recipe_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_a_stopped_recipe_goes_on_where_it_was(tmp_path, monkeypatch, ctrl_c):
     short = replace(
         recipes.find("oracle-fact"), questions=300, training=training.TrainConfig(steps=6, warmup=0)
     )
@@ -352,7 +352,7 @@ def test_a_stopped_recipe_goes_on_where_it_was(tmp_path, monkeypatch):
     fit = recipe_module.fit
     monkeypatch.setattr(recipe_module, "fit", lambda *given, **how: fit(*given, **how, stop_at=3))
     short.train(out=tmp_path / "cut", progress=False)  # half of it, as a file that says so
-    monkeypatch.setattr(recipe_module, "fit", interrupted(fit))
+    monkeypatch.setattr(recipe_module, "fit", interrupted(fit, ctrl_c))
     with pytest.raises(KeyboardInterrupt):
         short.train(out=tmp_path / "again", progress=False)
     monkeypatch.setattr(recipe_module, "fit", fit)
@@ -362,13 +362,13 @@ def test_a_stopped_recipe_goes_on_where_it_was(tmp_path, monkeypatch):
     assert not all(torch.equal(whole[name], half[name]) for name in whole)
 
 
-def interrupted(fit):
-    """`fit`, with Ctrl-C before its fourth step."""
+def interrupted(fit, ctrl_c):
+    """`fit`, with Ctrl-C in its fourth step."""
 
     def stopped(model, sample, config, **how):
         def cut(step):
             if step == 3:
-                raise KeyboardInterrupt
+                ctrl_c()
             return sample(step)
 
         return fit(model, cut, config, **how)

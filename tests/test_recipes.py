@@ -2,8 +2,6 @@
 
 import inspect
 import json
-import os
-import signal
 from dataclasses import replace
 
 import pytest
@@ -128,15 +126,14 @@ def test_train_writes_weights_card_log_and_snapshots(tiny, tmp_path):
     )
 
 
-def test_interrupted_training_goes_on(tiny, tmp_path, monkeypatch):
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def test_interrupted_training_goes_on(tiny, tmp_path, monkeypatch, ctrl_c):
     whole = recipes.find("tiny").train(out=tmp_path / "whole", progress=False)
     honest = transformers.TransformerRecipe.sampler
 
     def interrupted(recipe, corpus):
         def sample(step):
             if step == 2:
-                os.kill(os.getpid(), signal.SIGINT)
+                ctrl_c()
             return honest(recipe, corpus)(step)
 
         return sample
@@ -146,7 +143,6 @@ def test_interrupted_training_goes_on(tiny, tmp_path, monkeypatch):
         recipes.find("tiny").train(out=tmp_path / "half", progress=False)
     monkeypatch.setattr(transformers.TransformerRecipe, "sampler", honest)
     resumed = recipes.find("tiny").train(out=tmp_path / "half", progress=False)
-    signal.signal(signal.SIGINT, before)
     for part in ("", "-log", "-snapshots"):
         (ours, one), (theirs, other) = (
             read_checked(path.with_name(f"tiny{part}")) for path in (resumed, whole)
