@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -369,11 +371,28 @@ def test_schedule():
     rates = [config.rate(step) for step in range(100)]
     assert rates[0] == 0.1 and rates[9:71] == [1.0] * 62
     assert rates[85] == pytest.approx(0.5) and rates[99] == pytest.approx(1 / 30)
-    for bad in ({"steps": 0}, {"lr": 0.0}, {"decay_share": 1.5}):
-        with pytest.raises(CourseError, match="TrainConfig needs"):
-            TrainConfig(**({"steps": 5} | bad))
     with pytest.raises(CourseError, match="muon"):
         TrainConfig(steps=5, optimizer="moun")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"steps": 0}, {"lr": 0.0}, {"lr": float("nan")}, {"muon_lr": -0.02}, {"betas": (0.9, 1.0)},
+     {"weight_decay": -0.1}, {"warmup": -5}, {"decay_share": 1.5}, {"grad_clip": -1.0}, {"grad_clip": 0.0},
+     {"rates": (("W_out", -0.5),)}],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_cannot_be_are_one_sentence_with_their_name(bad):
+    name = next(iter(bad)) if "rates" not in bad else "factors"
+    with pytest.raises(CourseError, match=rf"^A TrainConfig needs .*{name}.*\.$"):
+        TrainConfig(**({"steps": 5} | bad))
+
+
+def test_steps_that_are_no_whole_number():
+    """Without the types that tests check."""
+    given = SimpleNamespace(**asdict(TrainConfig(steps=5)) | {"steps": 1e3})
+    with pytest.raises(CourseError, match="needs steps ≥ 1, a whole number"):
+        TrainConfig.__post_init__(given)
 
 
 def test_snapshots_come_before_their_step():
