@@ -172,7 +172,7 @@ def fit(
 
     `sample` is a function step → batch; tokens come as integers of any width, from torch or NumPy. `loss(model,
     batch)` is a scalar; left out, it is the model's own next-token loss in nats. `evaluate` sees the model *before*
-    the steps `evaluate_at` (0 is the untrained model, `config.steps` the trained one); `callbacks` (`Snapshots`, or
+    the steps `evaluate_at` (0 is the untrained model, `config.steps` the trained one); `callbacks` (`Copies`, `Snapshots`, or
     your own `Callback`) may do more, also after a step. With `checkpoint`, a file or `Checkpoint(file, every=…)`, the
     state is written every so many steps and at an interrupt, and a file that is already there is resumed.
     `stop_at` ends early without touching the schedule.
