@@ -29,6 +29,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Known: {', '.join(some)}{' …' if len(spelling) > len(some) else ''}."
 
 
+def needs(what: str, rules: dict[str, bool]) -> None:
+    """Refuse settings that break a rule, in the words of the first that is broken.
+
+    Args:
+        what: they are settings of, with its article.
+        rules: what is needed, in words → whether it is so.
+    """
+    for rule, kept in rules.items():
+        if not kept:
+            raise CourseError(f"{what} needs {rule}.")
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, in a line; its kind, where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -46,7 +46,10 @@ def write(path: str | Path, content: str | bytes) -> Path:
 
 
 def write_atomically(files: dict[Path, str | bytes | Iterable[bytes]]) -> None:
-    """Write every file beside its place, then rename them all: a crash, a kill or a full disk spoils nothing.
+    """Write every file beside its place, then rename them all: a crash, a kill or a full disk spoils no file.
+
+    What fails leaves all files as they were. Only a kill between two renamings can leave some new beside some old; what
+    the new ones replaced then waits beside them (`waiting`), where `read_checked` finds the weights of an old card.
 
     Text is written in UTF-8 with `\\n` at its lines' ends on every system. `files` is path → content: text, bytes, or pieces of
     bytes, which are asked for one after another, file by file.
@@ -60,8 +63,7 @@ def write_atomically(files: dict[Path, str | bytes | Iterable[bytes]]) -> None:
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
-        for path, part in parts.items():
-            os.replace(part, path)
+        _put_in_place(parts)
     except OSError as error:
         raise CourseError(
             f"{path} could not be written ({error.strerror or error}); what was there before is untouched."
@@ -69,6 +71,34 @@ def write_atomically(files: dict[Path, str | bytes | Iterable[bytes]]) -> None:
     finally:
         for part in parts.values():
             _remove(part)
+
+
+def _put_in_place(parts: dict[Path, Path]) -> None:
+    """Rename every part; what stood where the first ones go waits for the last, and goes back where one fails."""
+    *first, last = parts
+    held, fresh = [], []
+    try:
+        for path in first:
+            if path.exists():
+                os.replace(path, waiting(path))
+                held.append(path)
+            else:
+                fresh.append(path)
+            os.replace(parts[path], path)
+        os.replace(parts[last], last)
+    except BaseException:
+        for path in fresh:
+            _remove(path)
+        for path in held:
+            os.replace(waiting(path), path)
+        raise
+    for path in held:
+        _remove(waiting(path))
+
+
+def waiting(path: Path) -> Path:
+    """Where the old file at `path` waits until those that are written with the new one are in their places."""
+    return path.with_name(f".{path.name}.before")
 
 
 def _pieces(content: str | bytes | Iterable[bytes]) -> Iterable[bytes]:
@@ -154,26 +184,30 @@ def with_suffix(path: str | Path, suffix: str) -> Path:
 
 
 def read_checked(path: str | Path) -> tuple[Tensors, dict]:
-    """Tensors and card of `path`.safetensors, after the hash of the one was found in the other."""
+    """Tensors and card of `path`.safetensors, after the hash of the one was found in the other.
+
+    Where a kill came before the card of new weights, these are the old ones, see `write_atomically`.
+    """
     from safetensors.torch import load
 
-    weights, card = read_card(path)
-    blob = weights.read_bytes()
-    if hashlib.sha256(blob).hexdigest() != card.get("sha256"):
-        raise CourseError(altered(weights))
-    return load(blob), card
+    weights, card = with_suffix(path, ".safetensors"), read_card(path)[1]
+    for file in _places(weights):
+        blob = file.read_bytes()
+        if hashlib.sha256(blob).hexdigest() == card.get("sha256"):
+            return load(blob), card
+    raise CourseError(altered(weights))
 
 
 def read_card(path: str | Path, verify: bool = False) -> tuple[Path, dict]:
-    """Where the weights of the pair at `path` are, and their card.
+    """Where the weights of the pair at `path` are, and their card; see `read_checked`.
 
     With `verify` the hash of the weights is compared, in pieces: they need not fit into memory.
     """
     weights, card_file = with_suffix(path, ".safetensors"), with_suffix(path, ".json")
     rebuild = rebuilt_by(weights)
-    for file in (weights, card_file):
-        if not file.is_file():
-            raise CourseError(f"{file} is missing. {rebuild}")
+    places = _places(weights)
+    if not places or not card_file.is_file():
+        raise CourseError(f"{card_file if places else weights} is missing. {rebuild}")
     try:
         card = json.loads(card_file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -183,9 +217,22 @@ def read_card(path: str | Path, verify: bool = False) -> tuple[Path, dict]:
             f"{card_file} has format {card.get('format')}; this version reads {FORMAT}. {rebuild}"
         )
     if verify:
-        if sha256(weights) != card.get("sha256"):
+        places = [file for file in places if sha256(file) == card.get("sha256")]
+        if not places:
             raise CourseError(altered(weights))
-    return weights, card
+    return places[0], card
+
+
+def remove_checked(path: str | Path) -> None:
+    """Take away the weights and the card of the pair at `path`."""
+    weights = with_suffix(path, ".safetensors")
+    for file in (with_suffix(path, ".json"), weights, waiting(weights)):
+        file.unlink(missing_ok=True)
+
+
+def _places(weights: Path) -> list[Path]:
+    """The files that can be the weights of a card: those in their place, and those that wait."""
+    return [file for file in (weights, waiting(weights)) if file.is_file()]
 
 
 def sha256(path: Path) -> str:

@@ -4,6 +4,9 @@ import os
 import random
 import re
 import shutil
+import signal
+import time
+from itertools import count
 from pathlib import Path
 
 import nbformat
@@ -49,6 +52,21 @@ def seeds():
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 — scikit-learn falls back on it
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def ctrl_c():
+    """What presses Ctrl-C, as a function; a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def minutes(monkeypatch):
+    """A clock that goes on by a minute whenever somebody looks at it: a step of `fit` takes one."""
+    looks = count()
+    monkeypatch.setattr(time, "perf_counter", lambda: 60.0 * next(looks))
 
 
 def notebook(*sources: str) -> nbformat.NotebookNode:

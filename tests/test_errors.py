@@ -1,6 +1,8 @@
 """One sentence for a learner, with the names that were probably meant."""
 
-from mi_course.errors import CourseError, nearest
+import pytest
+
+from mi_course.errors import CourseError, nearest, needs
 
 
 def test_a_course_error_is_a_value_error_with_a_sentence():
@@ -17,3 +19,9 @@ def test_the_nearest_names_come_first():
 def test_a_name_like_no_other_still_gets_an_answer():
     assert "muon" in nearest("zzz", ["adamw", "muon"])
     assert nearest("zzz", []) == " There are none."
+
+
+def test_settings_are_refused_in_the_words_of_the_first_rule_they_break():
+    needs("A run", {"steps": True})
+    with pytest.raises(CourseError, match="^A run needs rest.$"):
+        needs("A run", {"steps": True, "rest": False, "food": False})

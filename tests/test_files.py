@@ -31,6 +31,74 @@ def test_what_fails_leaves_the_old_files(tmp_path, monkeypatch, step):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
 
 
+def pair(folder, number):
+    return files.save_checked(folder / "pair", {"W": torch.full((3,), float(number))}, number=number)
+
+
+def the_pair(folder):
+    tensors, card = files.read_checked(folder / "pair")
+    assert files.read_card(folder / "pair", verify=True)[1] == card
+    return tensors["W"][0], card["number"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_whichever_renaming_fails_the_old_pair_is_there(tmp_path, monkeypatch, at, error):
+    pair(tmp_path, 1)
+    replace, count = os.replace, []
+
+    def fails(*paths):
+        count.append(paths)
+        if len(count) == at:
+            raise error
+        replace(*paths)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fails)
+        with pytest.raises((CourseError, KeyboardInterrupt)):
+            pair(tmp_path, 2)
+    assert the_pair(tmp_path) == (1, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pair.json", "pair.safetensors"]
+
+
+def test_a_first_pair_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def fails(part, path):
+        if path.suffix == ".json":
+            raise OSError(28, "No space left on device")
+        replace(part, path)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(CourseError, match="untouched"):
+        pair(tmp_path, 1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_a_pair_is_a_pair_wherever_a_kill_comes(tmp_path, monkeypatch, at):
+    """Nothing runs after a kill: no putting back, no taking away."""
+    pair(tmp_path, 1)
+    left = 0
+    for module, name in ((os, "replace"), (files, "_remove")):
+        real = getattr(module, name)
+
+        def killed(*given, real=real, **how):
+            nonlocal left
+            left += 1
+            if left < at:
+                real(*given, **how)
+
+        monkeypatch.setattr(module, name, killed)
+    pair(tmp_path, 2)
+    monkeypatch.undo()
+    assert left >= at and the_pair(tmp_path) in ((1, 1), (2, 2))
+    pair(tmp_path, 3)
+    assert the_pair(tmp_path) == (3, 3)
+    files.remove_checked(tmp_path / "pair")
+    assert not [path for path in tmp_path.iterdir() if not path.name.endswith(".tmp")]
+
+
 def test_a_file_where_a_folder_should_be_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CourseError, match="file.inside could not be written"):

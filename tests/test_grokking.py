@@ -338,6 +338,28 @@ def test_looks_at_given_steps_and_another_p():
         grokking.train(grokking.network(11, **SMALL), Task(13), config, progress=False)
 
 
+def test_looks_before_and_after_a_stop_are_those_of_one_run(tmp_path):
+    def trained(every=2, **options):
+        config = grokking.setting(9, 1e-2, warmup=1)
+        return grokking.train(
+            grokking.network(11, **SMALL), Task(11), config, every, progress=False, **options
+        )
+
+    whole = trained()
+    half = trained(checkpoint=tmp_path / "s", stop_at=5)
+    assert half.kept == (0, 2, 4) and torch.equal(half["test_loss"], whole["test_loss"][:3])
+    resumed = trained(checkpoint=tmp_path / "s")
+    assert resumed.kept == whole.kept == (0, 2, 4, 6, 8)
+    for name, curve in whole.curves.items():
+        assert torch.equal(resumed[name], curve), name
+    assert trained((8, 2, 99)).kept == (2, 8), "in the order of the run, and only what it came by"
+    for every, sentence in ((0, "not every 0"), ((10, 20), "steps from 0 to 9"), ((), "needs a look")):
+        with pytest.raises(CourseError, match=sentence):
+            trained(every)
+    with pytest.raises(CourseError, match="steps from 0 to 3"):
+        trained((5, 9), stop_at=3)
+
+
 @torch.no_grad()  # as in a notebook that has switched gradients off
 def test_a_sweep_trains_each_run_as_if_it_were_alone():
     small = grokking.Small(16, 24, 2, steps=6)

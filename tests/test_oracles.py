@@ -181,6 +181,37 @@ def test_updates_that_cannot_be(small):
         )
 
 
+def test_what_is_refused_changes_nothing(small):
+    before = {name: W.clone() for name, W in small.state_dict().items()}
+    learning = [p.requires_grad for p in small.parameters()]
+    with pytest.raises(CourseError, match="No weight was chosen"):
+        training.low_rank(small, lambda name: False)
+    with pytest.raises(ZeroDivisionError):
+        training.low_rank(small, lambda name: "W_K" not in name or 1 / 0)
+    assert [p.requires_grad for p in small.parameters()] == learning and any(learning)
+    update = training.low_rank(copy.deepcopy(small), oracles.inside_blocks, rank=2).tensors()
+    update = {name: torch.ones_like(W) for name, W in update.items()} | {
+        f"zz.{letter}": torch.ones(1, 1) for letter in "AB"
+    }
+    with pytest.raises(CourseError, match="no weight 'zz'"):
+        training.add_update(small, update)
+    assert small.state_dict().keys() == before.keys()
+    assert all(torch.equal(W, before[name]) for name, W in small.state_dict().items())
+
+
+def test_an_update_is_where_its_weights_are():
+    """Shapes alone, on torch's device without memory, stand for a GPU's."""
+    for layer in (nn.Linear(4, 4, device="meta"), nn.Embedding(6, 4, device="meta")):
+        updates = training.low_rank(layer, lambda name: True, rank=1)
+        assert {p.device.type for p in updates.parameters()} == {"meta"}
+        ids = torch.zeros(3, dtype=torch.long, device="meta")
+        out = layer(ids if isinstance(layer, nn.Embedding) else torch.ones(3, 4, device="meta"))
+        assert out.shape == (3, 4) and out.device.type == "meta"
+    plain = nn.Linear(4, 4, device="meta")
+    update = {"weight.A": torch.ones(4, 1), "weight.B": torch.ones(1, 4)}
+    assert training.add_update(plain, update) is plain
+
+
 def test_a_linear_layer_learns_by_its_update():
     layer = nn.Linear(4, 4, bias=False)
     updates = training.low_rank(layer, lambda name: True, rank=1)
@@ -344,7 +375,7 @@ def test_recipes_say_the_size_of_what_they_ship(name):
     assert recipe.megabytes == pytest.approx(shipped, rel=0.2, abs=0.1)
 
 
-def test_a_stopped_recipe_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_a_stopped_recipe_goes_on_where_it_was(tmp_path, monkeypatch, ctrl_c):
     short = replace(
         recipes.find("oracle-fact"), questions=300, training=training.TrainConfig(steps=6, warmup=0)
     )
@@ -352,7 +383,7 @@ def test_a_stopped_recipe_goes_on_where_it_was(tmp_path, monkeypatch):
     fit = recipe_module.fit
     monkeypatch.setattr(recipe_module, "fit", lambda *given, **how: fit(*given, **how, stop_at=3))
     short.train(out=tmp_path / "cut", progress=False)  # half of it, as a file that says so
-    monkeypatch.setattr(recipe_module, "fit", interrupted(fit))
+    monkeypatch.setattr(recipe_module, "fit", interrupted(fit, ctrl_c))
     with pytest.raises(KeyboardInterrupt):
         short.train(out=tmp_path / "again", progress=False)
     monkeypatch.setattr(recipe_module, "fit", fit)
@@ -362,13 +393,13 @@ def test_a_stopped_recipe_goes_on_where_it_was(tmp_path, monkeypatch):
     assert not all(torch.equal(whole[name], half[name]) for name in whole)
 
 
-def interrupted(fit):
-    """`fit`, with Ctrl-C before its fourth step."""
+def interrupted(fit, ctrl_c):
+    """`fit`, with Ctrl-C in its fourth step."""
 
     def stopped(model, sample, config, **how):
         def cut(step):
             if step == 3:
-                raise KeyboardInterrupt
+                ctrl_c()
             return sample(step)
 
         return fit(model, cut, config, **how)

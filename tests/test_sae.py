@@ -1,7 +1,8 @@
 """Autoencoders: identities, each kind against its formula, known truth, upkeep, files, bad input."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from mi_course import sae
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
+from mi_course.sae import training as sae_training
 from mi_course.training import History, Snapshots, TrainingDiverged, say
 
 SETTINGS = {
@@ -374,6 +376,38 @@ def test_a_run_resamples_as_its_config_says(by, lowest, highest):
     sae.train(one, noise, config, pool=lambda: pool)
     share = float((one.W_dec[:, 3].abs() > 0.98).float().mean())
     assert lowest <= share <= highest
+
+
+BAD = [{"steps": 0}, {"batch": 0}, {"lr": -1e-3}, {"warmup": -1}, {"decay_share": -0.1}, {"penalty_warmup": -0.2},
+       {"dead_after": 0}, {"resample_at": (50.0,)}]  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD, ids=str)
+def test_settings_that_cannot_be_are_one_sentence_and_touch_nothing(bad):
+    one = one_of("relu", d_sae=12)
+    before = set(dict(one.named_buffers()))
+    with pytest.raises(CourseError, match=rf"^A SaeTraining needs .*{next(iter(bad))}.*\.$"):
+        sae.train(one, noise, sae.SaeTraining(**({"steps": 5} | bad)))
+    assert set(dict(one.named_buffers())) == before and not one.W_dec._backward_hooks
+
+
+@pytest.mark.parametrize("bad", [{"steps": 2e3}, {"batch": 0.5}, {"resample_at": 0.5}], ids=str)
+def test_settings_of_another_kind_are_one_sentence(bad):
+    """Without the types that tests check."""
+    given = SimpleNamespace(**asdict(sae.SaeTraining(5)) | bad)
+    with pytest.raises(CourseError, match=next(iter(bad))):
+        sae.SaeTraining.__post_init__(given)
+
+
+def test_a_schedule_is_made_before_the_dictionary_is_touched(monkeypatch):
+    def refused(*given, **how):
+        raise CourseError("no such schedule")
+
+    one = one_of("relu", d_sae=12)
+    monkeypatch.setattr(sae_training, "TrainConfig", refused)
+    with pytest.raises(CourseError, match="no such schedule"):
+        sae.train(one, noise, sae.SaeTraining(5))
+    assert not hasattr(one, "silent") and not one.W_dec._backward_hooks
 
 
 def test_an_unknown_draw_is_refused_before_training():

@@ -44,6 +44,28 @@ def test_the_table_of_sizes_and_steps(tmp_path):
     assert few.losses(x, x[:50], progress=False).shape == (2, 2)
 
 
+CIPHERS = replace(recipes.find("sae-ciphers"), documents=40, steps=8, batch=32)
+NEURONS = replace(recipes.find("sae-512-l3"), name="sae-tiny", inputs=512 * 8)
+
+
+@pytest.mark.parametrize("recipe", [CIPHERS, NEURONS], ids=["of a stream", "of neurons"])
+def test_the_minutes_of_a_run_that_goes_on_are_those_of_all_its_parts(
+    recipe, tmp_path, monkeypatch, minutes, ctrl_c
+):
+    whole = read_checked(recipe.train(out=tmp_path / "whole", progress=False))[1]
+    train = sae.train
+
+    def stopped(encoder, sample, *given, **how):
+        return train(encoder, lambda step: (ctrl_c() if step == 5 else None) or sample(step), *given, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sae, "train", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            recipe.train(out=tmp_path / "parts", progress=False)
+    parts = read_checked(recipe.train(out=tmp_path / "parts", progress=False))[1]
+    assert parts == whole and whole["minutes"] >= 8
+
+
 def test_a_recipe_of_a_real_model_that_is_not_here(monkeypatch, tmp_path):
     with pytest.raises(Exception, match="smollm2"):
         monkeypatch.setattr(

@@ -47,14 +47,14 @@ def test_parts_change_nothing(tiny, tmp_path):
         torch.testing.assert_close(split[name].float(), together[name].float(), atol=1e-3, rtol=1e-3)
 
 
-def test_an_interrupted_run_goes_on(tiny, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on(tiny, tmp_path, monkeypatch, ctrl_c):
     whole = tensors_of(tiny, tmp_path / "whole")
     honest = toy.Features.sampler
 
     def interrupted(world, batch, seed=0):
         def sample(step):
             if step == 3 and len(world.p) == 2 * 8:  # in a part of the second stage
-                raise KeyboardInterrupt
+                ctrl_c()
             return honest(world, batch, seed)(step)
 
         return sample

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from mi_course.models import TinyConfig, TinyTransformer
 from mi_course.training import (
     Callback,
     Checkpoint,
+    Copies,
     History,
     Muon,
     Snapshots,
@@ -28,6 +31,7 @@ from mi_course.training import (
     as_matrix,
     fit,
     from_matrix,
+    history_of,
     optimizers,
     orthogonalised,
 )
@@ -162,6 +166,67 @@ def test_ctrl_c_waits_for_the_end_of_a_step(tmp_path, monkeypatch, where):
     whole, uninterrupted = trained()
     assert same(whole, resumed) and history.loss == uninterrupted.loss
     signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_ctrl_c_inside_a_step_leaves_the_last_whole_state(tmp_path, monkeypatch):
+    """AdamW has moved then and Muon has not: that is never written."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    count, step = [], Muon.step
+
+    def interrupted(*given, **how):
+        count.append(1)
+        if len(count) == 17:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+        return step(*given, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Muon, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trained(checkpoint=Checkpoint(tmp_path / "s", every=5))
+    signal.signal(signal.SIGINT, before)
+    assert len(history_of(tmp_path / "s").loss) == 15
+    assert goes_on(tmp_path / "s")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, CourseError, RuntimeError])
+def test_what_stops_the_last_evaluation_loses_no_step(tmp_path, error):
+    def measure(model):
+        assert not model.training
+        if model.seen == 30:
+            raise error("stopped")
+        return {}
+
+    class Counted(TinyTransformer):
+        seen = 0
+
+        def forward(self, *given, **how):
+            self.seen += 1
+            return super().forward(*given, **how)
+
+    model = Counted(CONFIG).train()
+    with pytest.raises(error) as stopped:
+        fit(
+            model,
+            SAMPLE,
+            TRAIN,
+            evaluate=measure,
+            evaluate_at=(0, 30),
+            checkpoint=tmp_path / "s",
+            progress=False,
+        )
+    assert model.training, "as it was before the evaluation"
+    assert len(history_of(tmp_path / "s").loss) == 30 and goes_on(tmp_path / "s")
+    if error is CourseError:
+        assert len(stopped.value.history.loss) == 30
+
+
+def goes_on(path) -> bool:
+    """Whether the run from this file ends as one that was never stopped."""
+    resumed = TinyTransformer(CONFIG)
+    history = fit(resumed, SAMPLE, TRAIN, checkpoint=path, progress=False)
+    whole, uninterrupted = trained()
+    return same(whole, resumed) and history.loss == uninterrupted.loss
 
 
 def test_a_second_ctrl_c_does_not_wait():
@@ -306,11 +371,28 @@ def test_schedule():
     rates = [config.rate(step) for step in range(100)]
     assert rates[0] == 0.1 and rates[9:71] == [1.0] * 62
     assert rates[85] == pytest.approx(0.5) and rates[99] == pytest.approx(1 / 30)
-    for bad in ({"steps": 0}, {"lr": 0.0}, {"decay_share": 1.5}):
-        with pytest.raises(CourseError, match="TrainConfig needs"):
-            TrainConfig(**({"steps": 5} | bad))
     with pytest.raises(CourseError, match="muon"):
         TrainConfig(steps=5, optimizer="moun")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"steps": 0}, {"lr": 0.0}, {"lr": float("nan")}, {"muon_lr": -0.02}, {"betas": (0.9, 1.0)},
+     {"weight_decay": -0.1}, {"warmup": -5}, {"decay_share": 1.5}, {"grad_clip": -1.0}, {"grad_clip": 0.0},
+     {"rates": (("W_out", -0.5),)}],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_cannot_be_are_one_sentence_with_their_name(bad):
+    name = next(iter(bad)) if "rates" not in bad else "factors"
+    with pytest.raises(CourseError, match=rf"^A TrainConfig needs .*{name}.*\.$"):
+        TrainConfig(**({"steps": 5} | bad))
+
+
+def test_steps_that_are_no_whole_number():
+    """Without the types that tests check."""
+    given = SimpleNamespace(**asdict(TrainConfig(steps=5)) | {"steps": 1e3})
+    with pytest.raises(CourseError, match="needs steps ≥ 1, a whole number"):
+        TrainConfig.__post_init__(given)
 
 
 def test_snapshots_come_before_their_step():
@@ -318,6 +400,30 @@ def test_snapshots_come_before_their_step():
     keep = lambda model, step: taken.update({step: model.W_E.detach().clone()})
     model, _ = trained(callbacks=[Snapshots(keep, at=(0, 30))])
     assert torch.equal(taken[0], TinyTransformer(CONFIG).W_E) and torch.equal(taken[30], model.W_E)
+
+
+def test_copies_of_a_run_that_goes_on_are_those_of_the_whole(tmp_path):
+    """Also where it stops at a step that is asked for, and where it has ended already."""
+    copies = lambda at=(0, 5, 12, 20, 30): Copies(lambda model: {"E": model.W_E, "U": model.W_U}, at)
+    whole, first, second, last = copies(), copies(), copies(), copies()
+    trained(callbacks=[whole])
+    trained(callbacks=[first], checkpoint=tmp_path / "s", stop_at=12)
+    for again in (second, last):
+        trained(callbacks=[again], checkpoint=tmp_path / "s")
+        assert sorted(again.found) == [0, 5, 12, 20, 30]
+        for step, found in whole.found.items():
+            assert all(torch.equal(W, again.found[step][name]) for name, W in found.items())
+    assert sorted(first.found) == [0, 5, 12]
+    with pytest.raises(CourseError, match="no copies of step 3, .*remove it"):
+        trained(callbacks=[copies((0, 3))], checkpoint=tmp_path / "s")
+
+
+def test_a_file_beyond_where_a_run_is_to_stop_is_measured_where_it_is(tmp_path):
+    trained(checkpoint=tmp_path / "s", stop_at=20)
+    _, history = trained(
+        checkpoint=tmp_path / "s", stop_at=10, evaluate=lambda m: {"w": 0.0}, evaluate_at=(10, 20)
+    )
+    assert [row["step"] for row in history.evaluations] == [20]
 
 
 def test_stop_at_leaves_the_schedule_alone():

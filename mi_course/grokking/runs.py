@@ -15,7 +15,7 @@ from mi_course.files import read_checked, shipped_path
 from mi_course.grokking.network import Weights, logits_of, weights_of
 from mi_course.grokking.task import Task
 from mi_course.models import TinyTransformer
-from mi_course.training import Snapshots, TrainConfig, fit
+from mi_course.training import Copies, TrainConfig, fit
 
 FITTED, GENERALISED = 0.999, 0.99  # training accuracy at t₁, test accuracy at t₂
 CURVES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy", "unmirrored_accuracy", "norm")
@@ -195,14 +195,12 @@ def train(
         config: of `setting`.
         every: how many steps between looks, or at which steps to look.
         progress: show a bar.
-        options: for `training.fit`, such as `checkpoint`.
+        options: for `training.fit`, such as `checkpoint`, which holds the looks so far, or `stop_at`.
     """
     weights, answers = weights_of(model), task.answers[task.train]
     if weights.p != task.p:
         raise CourseError(f"The network counts modulo {weights.p}, and the task modulo {task.p}.")
-    kept: list[list[Tensor]] = []
-    at = list(range(0, config.steps + 1, every)) if isinstance(every, int) else list(every)
-    keep = lambda *_: kept.append([W.detach().clone() for W in weights])
+    copies = Copies(lambda _: weights._asdict(), looks(every, config.steps, options.get("stop_at")))
     batch = task.pairs[task.train]
     loss = lambda _, pairs: nll(logits_of(weights, pairs), answers).mean()
     fit(
@@ -210,11 +208,30 @@ def train(
         lambda _: batch,
         config,
         loss=loss,
-        callbacks=[Snapshots(keep, at)],
+        callbacks=[copies, *options.pop("callbacks", ())],
         progress=progress,
         **options,
     )
-    return seen(task, at, Weights(*map(torch.stack, zip(*kept, strict=True))))
+    steps = sorted(copies.found)
+    kept = [torch.stack([copies.found[step][W] for step in steps]) for W in Weights._fields]
+    return seen(task, steps, Weights(*kept))
+
+
+def looks(every: int | Sequence[int], steps: int, stop_at: int | None = None) -> Sequence[int]:
+    """The steps at which a run is looked at.
+
+    Args:
+        every: how many steps between looks, or the steps themselves.
+        steps: of the run.
+        stop_at: where it ends early.
+    """
+    if isinstance(every, int) and every < 1:
+        raise CourseError(f"A run is looked at every 1 step or more, not every {every}.")
+    at = range(0, steps + 1, every) if isinstance(every, int) else every
+    end = steps if stop_at is None else min(stop_at, steps)
+    if not any(0 <= step <= end for step in at):
+        raise CourseError(f"A run of {end} steps needs a look at one of them: give steps from 0 to {end}.")
+    return at
 
 
 def seen(task: Task, steps: Sequence[int], weights: Weights) -> Run:

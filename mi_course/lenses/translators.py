@@ -18,7 +18,7 @@ from mi_course.errors import CourseError
 from mi_course.lenses.lens import Lens
 from mi_course.lenses.streams import checked_layers, fingerprint, streams, unembed, without_learning
 from mi_course.patching import kl
-from mi_course.training import TrainConfig, fit
+from mi_course.training import Checkpoint, TrainConfig, fit
 
 FIRST = 1  # positions left out at the start: a real model's first stream is hundreds of times too long
 
@@ -107,7 +107,8 @@ class Translators(nn.Module):
 
 def train_translators(
     model, sample: Callable[[int], Int[Tensor, "window pos"]], layers: Sequence[int], config: TrainConfig, *,
-    start: Lens | None = None, first: int = FIRST, checkpoint: str | Path | None = None, progress: bool = False,
+    start: Lens | None = None, first: int = FIRST, checkpoint: str | Path | Checkpoint | None = None,
+    progress: bool = False,
 ) -> Lens:  # fmt: skip
     """The tuned lens: maps trained on the KL divergence from the model's own final distribution.
 
@@ -118,7 +119,7 @@ def train_translators(
         config: steps and rates.
         start: maps to begin with; the identity otherwise.
         first: positions left out at the start of each window.
-        checkpoint: a file to go on from.
+        checkpoint: a file to go on from, or `Checkpoint(file, every=…)`.
         progress: show a bar.
     """
     layers, n = checked_layers(model, layers), model.cfg.n_layers

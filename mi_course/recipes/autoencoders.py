@@ -6,7 +6,6 @@ sae-512-l2-seed1 has 512 features, λ = 2, and reads mlp-1l-seed1.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -80,7 +79,6 @@ class SaeRecipe(Recipe):
         model, corpus, training = self.read_model(), scripts.script_text(), self.training
         n_ctx = model.cfg.n_ctx
         rows = collect(model, HOOK, corpus.windows(n_ctx, self.inputs // n_ctx, seed=self.sae.seed)(0))
-        began = time.perf_counter()
         kind = sae.Shard if self.sharded else sae.SparseAutoencoder
         encoder = kind(self.sae).start_from(rows[: 2**14].float())
 
@@ -92,7 +90,7 @@ class SaeRecipe(Recipe):
         history = sae.train(encoder, sample, training, progress=progress, checkpoint=partial)
         if processes.rank() > 0 and not self.sharded:
             return out / f"{self.stem}.safetensors"  # the first process measures and writes
-        card = self.provenance(time.perf_counter() - began, device) | {
+        card = self.provenance(history.seconds, device) | {
             "model": self.model, "shuffled": self.shuffled, "hook": HOOK, "training": asdict(training),
             "inputs": len(history.loss) * training.batch, "corpus": repr(corpus), "fingerprint": corpus.fingerprint,
         }  # fmt: skip

@@ -12,19 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mi_course import corpora, lenses, pretrained
-from mi_course.files import read_checked, save_checked, with_suffix
+from mi_course.files import read_checked, remove_checked, save_checked, with_suffix
 from mi_course.models import TinyConfig, TinyTransformer, next_token_loss
 from mi_course.recipes.recipe import Recipe, TinyRecipe, in_half
-from mi_course.training import Checkpoint, TrainConfig
+from mi_course.training import Checkpoint, TrainConfig, history_of
 
 NAME = "smollm2-135m-instruct"
 LAYERS = (5, 10, 15, 20, 25, 28)
-
-
-def remove_pair(path: Path) -> None:
-    """Take away weights and card of what lay beside while a recipe ran."""
-    for suffix in (".safetensors", ".json"):
-        with_suffix(path, suffix).unlink()
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,7 @@ class JacobianRecipe(Recipe):
         lens = lenses.from_sums(model, total, done)
         path = lens.save(out / self.stem, **self.provenance(spent, device, "transformers"), model=NAME,
                          prompts=self.prompts, tokens=self.length, skip=self.skip, text="Python's library")  # fmt: skip
-        remove_pair(partial)
+        remove_checked(partial)
         return path
 
 
@@ -86,16 +80,15 @@ class TunedRecipe(Recipe):
         if not with_suffix(start_file, ".json").exists():
             lenses.ridge_translators(model, read(self.start_windows, 1), self.layers).save(start_file)
         start = lenses.load_lens(start_file)
-        began = time.perf_counter()
         lens = lenses.train_translators(
             model, lambda step: read(self.batch, 100 + step), self.layers, self.training, start=start,
             checkpoint=Checkpoint(partial, every=10), progress=progress,
         )  # fmt: skip
-        card = self.provenance(time.perf_counter() - began, device, "transformers")
+        card = self.provenance(history_of(partial).seconds, device, "transformers")
         path = lens.save(out / self.stem, **card, model=NAME, steps=self.training.steps,
                          tokens=self.training.steps * self.batch * self.length, text="Python's library")  # fmt: skip
         partial.unlink()
-        remove_pair(start_file)
+        remove_checked(start_file)
         return path
 
 

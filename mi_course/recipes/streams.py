@@ -72,9 +72,9 @@ class StreamRecipe(Recipe):
             drawn = torch.randint(len(rows), (self.batch,), generator=generator(self.seed + 7, step))
             return rows[drawn].float()
 
-        partial = out / f"{self.stem}.partial"
-        sae.train(encoder, sample, self.training, progress=progress, checkpoint=partial)
-        card = self.provenance(time.perf_counter() - began, device) | {
+        partial, before = out / f"{self.stem}.partial", time.perf_counter() - began
+        history = sae.train(encoder, sample, self.training, progress=progress, checkpoint=partial)
+        card = self.provenance(before + history.seconds, device) | {
             "hook": self.hook, "training": asdict(self.training), "rows": len(rows), **told,
         }  # fmt: skip
         path = saved_in_half(encoder, out / self.stem, card, lambda one: scores(one, held))

@@ -12,7 +12,7 @@ from mi_course.corpora import scripts
 from mi_course.files import save_checked
 from mi_course.models import TinyConfig, TinyTransformer
 from mi_course.recipes.recipe import Recipe
-from mi_course.training import History, Snapshots, TrainConfig, fit
+from mi_course.training import Copies, History, TrainConfig, fit
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,16 @@ class TransformerRecipe(Recipe):
         """Weights and card, a log of the run, and snapshots of seed 0 where the recipe has them."""
         model, corpus = TinyTransformer(self.config), self.corpus()
         watch, partial = Watch(corpus, self.config), out / f"{self.stem}.partial"
-        snapshots: dict[int, dict] = {}
-        keep = lambda m, step: snapshots.update({step: {k: v.clone() for k, v in m.state_dict().items()}})
+        copies = Copies(TinyTransformer.state_dict, self.snapshots if self.seed == 0 else ())
         every = range(0, self.training.steps + 1, max(1, self.training.steps // 100))
         history = fit(
             model, self.sampler(corpus), self.training,
-            evaluate=watch, evaluate_at=every, stop_at=self.until,
-            callbacks=[Snapshots(keep, self.snapshots if self.seed == 0 else ())],
-            checkpoint=partial, progress=progress,
+            evaluate=watch, evaluate_at=every, stop_at=self.until, callbacks=[copies], checkpoint=partial, progress=progress,
         )  # fmt: skip
         path = model.save(out / self.stem, **self.card(corpus, history, watch))
         save_log(out / f"{self.stem}-log", history, watch)
-        if snapshots:
-            save_snapshots(out / f"{self.stem}-snapshots", snapshots, recipe=self.name, seed=self.seed)
+        if copies.found:
+            save_snapshots(out / f"{self.stem}-snapshots", copies.found, recipe=self.name, seed=self.seed)
         partial.unlink()
         return path
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from mi_course.activations import Store, sinks
 from mi_course.corpora.corpus import generator
-from mi_course.errors import CourseError, kind_of, nearest
+from mi_course.errors import CourseError, kind_of, nearest, needs
 from mi_course.sae import step as sae_step
 from mi_course.sae.dictionary import Dictionary, SparseAutoencoder, as_rows, check_activations
 from mi_course.sae.losses import fast_loss, loss, projected
@@ -54,6 +55,19 @@ class SaeTraining:
     resample_at: tuple[float, ...] = ()  # shares of the run at which dead features are reset
     resample_by: str = "loss"  # how their inputs are drawn: one of DRAWS
     seed: int = 0
+
+    def __post_init__(self):
+        needs("A SaeTraining", {
+            "steps ≥ 1, a whole number": isinstance(self.steps, Integral) and self.steps >= 1,
+            "batch ≥ 1, a whole number": isinstance(self.batch, Integral) and self.batch >= 1,
+            "lr > 0": self.lr > 0,
+            "warmup ≥ 0, in steps": self.warmup >= 0,
+            "0 ≤ decay_share ≤ 1": 0 <= self.decay_share <= 1,
+            "0 ≤ penalty_warmup ≤ 1": 0 <= self.penalty_warmup <= 1,
+            "dead_after ≥ 1, in inputs": self.dead_after >= 1,
+            "resample_at as shares of the run, such as (0.25, 0.5)": isinstance(self.resample_at, tuple | list)
+            and all(0 < at <= 1 for at in self.resample_at),
+        })  # fmt: skip
 
 
 class Upkeep(Callback):
@@ -177,7 +191,6 @@ def train(
         raise CourseError(f"The third argument is a SaeTraining(steps=…), not {kind_of(config)}.")
     check_draw(config.resample_by)
     sample = rows_of(sae, sample, config)
-    upkeep = Upkeep(sae, config, pool, fast)
     schedule = TrainConfig(
         config.steps,
         config.lr,
@@ -186,6 +199,7 @@ def train(
         decay_share=config.decay_share,
         seed=config.seed,
     )
+    upkeep = Upkeep(sae, config, pool, fast)
     try:
         sae.train()
         return fit(

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from mi_course import files, processes
 from mi_course.errors import CourseError
-from mi_course.training.config import TrainConfig
 from mi_course.training.history import History
 
 
@@ -46,23 +45,25 @@ class Checkpoint:
     def write(self, run, step: int) -> None:
         """The state of a `run` before the `step` of that number."""
         if self.path is not None:
-            save_state(self.path, run.model, run.optimizers, run.history, step, run.config)
+            save_state(self.path, run, step)
 
 
-def save_state(path, model, opts, history: History, step: int, config: TrainConfig) -> None:
-    """Model, optimisers, random state and history in one file, so that no kill can leave halves of two steps.
+def save_state(path, run, step: int) -> None:
+    """Model, optimisers, callbacks, random state and history in one file, so that no kill can leave halves of two steps.
 
-    `path` is the file, `opts` are the optimisers of `model`; `step` is the one to go on from, and `config` what a run
-    must have to do so. A model that lies in parts in several processes (`model.cut`) is written whole, by all of them:
-    any number of processes can go on from it.
+    `path` is the file, `step` the one from which `run` is to go on; it must have the same settings to do so. A model
+    that lies in parts in several processes (`model.cut`) is written whole, by all of them: any number of processes can
+    go on from it.
     """
-    cut = cut_names(model, opts)
-    tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    for i, opt in enumerate(opts):
+    cut = cut_names(run.model, run.optimizers)
+    tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in run.model.state_dict().items()}
+    for i, opt in enumerate(run.optimizers):
         for key, slots in opt.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{key}.{name}": torch.as_tensor(v).cpu() for name, v in slots.items()}
+    for i, callback in enumerate(run.callbacks):
+        tensors |= {f"callback.{i}.{name}": v.cpu().contiguous() for name, v in callback.state().items()}
     tensors["rng"] = torch.get_rng_state()
-    card = {"step": step, "config": asdict(config), "history": asdict(history)}
+    card = {"step": step, "config": asdict(run.config), "history": asdict(run.history)}
     metadata = {"card": json.dumps(card)}
     inside = {name for name, value in tensors.items() if cut and value.ndim and name.startswith(cut)}
     pieces = processes.whole_file(tensors, inside, metadata)
@@ -87,12 +88,12 @@ def cut_names(model, opts) -> tuple[str, ...]:
     return tuple(begin)
 
 
-def resume(path, model, opts, config: TrainConfig) -> tuple[History, int]:
-    """Put everything back as it was; returns the history and the step to go on from.
+def resume(path, run) -> int:
+    """Put everything of `run` back as it was; returns the step to go on from.
 
-    `path` is the file, `opts` are the optimisers of `model`; a file of a run with another `config` is refused.
+    `path` is the file; that of a run with other settings is refused.
     """
-    cut = cut_names(model, opts)
+    cut = cut_names(run.model, run.optimizers)
     try:
         with safe_open(path, framework="pt") as file:
             card = json.loads(file.metadata()["card"])
@@ -101,23 +102,36 @@ def resume(path, model, opts, config: TrainConfig) -> tuple[History, int]:
         raise
     except (SafetensorError, OSError, TypeError, KeyError, ValueError) as error:
         raise CourseError(f"{path} is not a checkpoint of fit, or truncated ({error}); remove it.") from error
-    if card["config"] != json.loads(json.dumps(asdict(config))):
+    if card["config"] != json.loads(json.dumps(asdict(run.config))):
         raise CourseError(f"{path} belongs to a run with another TrainConfig; remove it or use its settings.")
+    for i, callback in enumerate(run.callbacks):
+        callback.go_on(run, part(tensors, f"callback.{i}."), card["step"])
     try:
-        model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
+        run.model.load_state_dict(part(tensors, "model."))
     except RuntimeError as error:
         raise CourseError(
             f"{path} belongs to another model: {str(error).splitlines()[-1].strip()}"
         ) from error
-    for i, opt in enumerate(opts):
+    for i, opt in enumerate(run.optimizers):
         state: dict[int, dict] = {}
-        for name, value in tensors.items():
-            if name.startswith(f"optimizer.{i}."):
-                _, _, key, slot = name.split(".", 3)
-                state.setdefault(int(key), {})[slot] = value
+        for name, value in part(tensors, f"optimizer.{i}.").items():
+            key, _, slot = name.partition(".")
+            state.setdefault(int(key), {})[slot] = value
         opt.load_state_dict({"state": state, "param_groups": opt.state_dict()["param_groups"]})
     torch.set_rng_state(tensors["rng"])
-    return History(**card["history"]), card["step"]
+    run.history = History(**card["history"])
+    return card["step"]
+
+
+def part(tensors: dict[str, Tensor], begin: str) -> dict[str, Tensor]:
+    """Those of the `tensors` whose names `begin` so, without it."""
+    return {name.removeprefix(begin): value for name, value in tensors.items() if name.startswith(begin)}
+
+
+def history_of(path: str | Path) -> History:
+    """What has happened so far in the run whose state lies in the file at `path`."""
+    with safe_open(path, framework="pt") as file:
+        return History(**json.loads(file.metadata()["card"])["history"])
 
 
 def read(file, name: str, cut: tuple[str, ...], path) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
-from mi_course.errors import CourseError, nearest
+from mi_course.errors import CourseError, nearest, needs
 
 OPTIMIZERS = ("adamw", "muon")
 
@@ -40,8 +41,17 @@ class TrainConfig:
     seed: int = 0  # of everything random inside the model (dropout); batches carry their own
 
     def __post_init__(self):
-        if self.steps < 1 or self.lr <= 0 or not 0 <= self.decay_share <= 1:
-            raise CourseError("A TrainConfig needs steps ≥ 1, lr > 0 and 0 ≤ decay_share ≤ 1.")
+        needs("A TrainConfig", {
+            "steps ≥ 1, a whole number": isinstance(self.steps, Integral) and self.steps >= 1,
+            "lr > 0": self.lr > 0,
+            "muon_lr > 0": self.muon_lr > 0,
+            "two betas, each 0 ≤ β < 1": len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+            "weight_decay ≥ 0": self.weight_decay >= 0,
+            "warmup ≥ 0, in steps": self.warmup >= 0,
+            "0 ≤ decay_share ≤ 1": 0 <= self.decay_share <= 1,
+            "grad_clip > 0, or None": self.grad_clip is None or self.grad_clip > 0,
+            "factors ≥ 0 in rates": all(factor >= 0 for _, factor in self.rates),
+        })  # fmt: skip
         if self.optimizer not in OPTIMIZERS:
             raise CourseError(
                 f"There is no optimizer {self.optimizer!r}.{nearest(self.optimizer, OPTIMIZERS)}"

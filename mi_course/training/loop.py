@@ -29,11 +29,20 @@ from mi_course.training.watching import between_steps, progress_bar, say
 class Run:
     """What the steps of one training have in common, and what has happened so far.
 
-    `model` is trained as `config` says; `loss(model, batch)` is what falls.
+    `model` is trained as `config` says; `loss(model, batch)` is what falls. `callbacks` are called around each step, and
+    `saved` says where the state is kept.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig, loss: Callable[[nn.Module, Tensor], Tensor]):
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        loss: Callable[[nn.Module, Tensor], Tensor],
+        callbacks: Sequence[Callback] = (),
+        saved: Checkpoint = Checkpoint(),  # noqa: B008 (it is frozen)
+    ):
         self.model, self.config, self.loss, self.history = model, config, loss, History()
+        self.callbacks, self.saved = callbacks, saved
         self.optimizers = optimizers(model, config)
         self.full_rates = [[group["lr"] for group in opt.param_groups] for opt in self.optimizers]
         self.device = next(model.parameters()).device
@@ -75,6 +84,13 @@ class Callback:
     def after(self, run: Run, step: int) -> dict | None:
         """May change weights and optimiser states of `run` after the `step`; what it returns is noted and shown in the bar."""
 
+    def state(self) -> dict[str, Tensor]:
+        """What it has gathered that a run which goes on must have: lies in the checkpoint, name → tensor."""
+        return {}
+
+    def go_on(self, run: Run, state: dict[str, Tensor], step: int) -> None:
+        """Is given the `state` of the file from which `run` goes on at the `step` of that number."""
+
 
 class Evaluation(Callback):
     """`measure(model)` at the steps `at`, in evaluation mode and without gradients, for `history.evaluations`."""
@@ -88,13 +104,15 @@ class Evaluation(Callback):
             return  # a resumed run does not measure a step twice
         was_training = run.model.training
         run.model.eval()
-        with torch.no_grad():
-            run.history.evaluations.append({"step": step, **self.measure(run.model)})
-        run.model.train(was_training)
+        try:
+            with torch.no_grad():
+                run.history.evaluations.append({"step": step, **self.measure(run.model)})
+        finally:
+            run.model.train(was_training)
 
 
 class Snapshots(Callback):
-    """`keep(model, step)` at the steps `at`."""
+    """`keep(model, step)` at the steps `at`; a run that goes on does not come by the earlier ones again, see `Copies`."""
 
     def __init__(self, keep: Callable[[nn.Module, int], Any], at: Collection[int]):
         self.keep, self.at = keep, at
@@ -103,6 +121,37 @@ class Snapshots(Callback):
         """Hands the model of `run` on before the `step` of that number, if it is one of those asked for."""
         if step in self.at:
             self.keep(run.model, step)
+
+
+class Copies(Callback):
+    """Copies of the tensors that `read(model)` names, at the steps `at`: they are in `found`, step → name → tensor.
+
+    A checkpoint holds them, so that a run that goes on ends with those of all its parts.
+    """
+
+    def __init__(self, read: Callable[[nn.Module], dict[str, Tensor]], at: Collection[int]):
+        self.read, self.at = read, at
+        self.found: dict[int, dict[str, Tensor]] = {}
+
+    def before(self, run: Run, step: int) -> None:
+        """Copies what is read of the model of `run` before the `step` of that number, if it is one of those asked for."""
+        if step in self.at:
+            self.found[step] = {name: W.detach().clone() for name, W in self.read(run.model).items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """All copies, under step and name."""
+        return {f"{step}.{name}": W for step, found in self.found.items() for name, W in found.items()}
+
+    def go_on(self, run: Run, state: dict[str, Tensor], step: int) -> None:
+        """The copies of the part before, as `state` holds them; those of a `run` that did not make all before `step` are refused."""
+        held = {int(key.partition(".")[0]) for key in state}
+        if lost := sorted({at for at in self.at if 0 <= at < step} - held):
+            raise CourseError(
+                f"{run.saved.path} holds no copies of step {lost[0]}, which are asked for; remove it."
+            )
+        for key, W in state.items():
+            at, _, name = key.partition(".")
+            self.found.setdefault(int(at), {})[name] = W.to(run.device)
 
 
 @torch.enable_grad()
@@ -123,65 +172,61 @@ def fit(
 
     `sample` is a function step → batch; tokens come as integers of any width, from torch or NumPy. `loss(model,
     batch)` is a scalar; left out, it is the model's own next-token loss in nats. `evaluate` sees the model *before*
-    the steps `evaluate_at` (0 is the untrained model, `config.steps` the trained one); `callbacks` (`Snapshots`, or
+    the steps `evaluate_at` (0 is the untrained model, `config.steps` the trained one); `callbacks` (`Copies`, `Snapshots`, or
     your own `Callback`) may do more, also after a step. With `checkpoint`, a file or `Checkpoint(file, every=…)`, the
     state is written every so many steps and at an interrupt, and a file that is already there is resumed.
     `stop_at` ends early without touching the schedule.
-    Raises `TrainingDiverged` when the loss is not finite. Every error in a sentence carries the `history` so far.
+    Raises `TrainingDiverged` when the loss is not finite. Every error in a sentence that comes between the first step and
+    the last evaluation carries the `history` so far; what was trained is in the file before the last evaluation begins.
 
     Args:
         progress: show a bar, or lines in a log.
     """
     check_arguments(model, sample, config)
-    run = Run(model, config, loss or own_loss(model))
-    saved = Checkpoint.of(checkpoint)
     if evaluate is not None:
         callbacks = [Evaluation(evaluate, evaluate_at), *callbacks]
-    start = begin(run, saved)
-    end = config.steps if stop_at is None else min(stop_at, config.steps)
+    run = Run(model, config, loss or own_loss(model), callbacks, Checkpoint.of(checkpoint))
+    start = begin(run)
+    end = max(start, config.steps if stop_at is None else min(stop_at, config.steps))
     try:
-        steps(run, sample, start, end, callbacks, saved, progress)
+        steps(run, sample, start, end, progress)
+        if end > start:
+            run.saved.write(run, end)
+        for callback in callbacks:
+            callback.before(run, end)
     except CourseError as error:
         error.history = run.history
         raise
-    except KeyboardInterrupt:
-        saved.write(run, len(run.history.loss))
-        raise
-    for callback in callbacks:
-        callback.before(run, end)
-    if end > start:
-        saved.write(run, end)
     return run.history
 
 
-def begin(run: Run, saved: Checkpoint) -> int:
+def begin(run: Run) -> int:
     """The step to start at: that of the file, where there is one; else 0, with the seed of the settings."""
-    if saved.exists():
-        run.history, start = resume(saved.path, run.model, run.optimizers, run.config)
-        return start
+    if run.saved.exists():
+        return resume(run.saved.path, run)
     torch.manual_seed(run.config.seed)
     return 0
 
 
-def steps(run: Run, sample, start: int, end: int, callbacks, saved: Checkpoint, progress: bool) -> None:
+def steps(run: Run, sample, start: int, end: int, progress: bool) -> None:
     """The steps start … end of a run, what is to happen around them, and what is to be remembered of each."""
     history, began = run.history, time.perf_counter() - run.history.seconds
     bar = progress_bar(start, end, progress)
-    with between_steps() as stop_if_asked:
+    with between_steps(lambda: run.saved.write(run, len(history.loss))) as stop_if_asked:
         for step in bar:
             stop_if_asked()
-            for callback in callbacks:
+            for callback in run.callbacks:
                 callback.before(run, step)
             batch = as_batch(sample(step), run.model).to(run.device)
             value, lr = run.train_step(batch, step)
             noted: dict = {}
-            for callback in callbacks:
+            for callback in run.callbacks:
                 noted |= callback.after(run, step) or {}
             history.record(step, value, lr, batch, time.perf_counter() - began, noted)
             if step % 20 == 0:
                 bar.set_postfix_str(say(value, noted, history, batch), refresh=bar.watched)
-            if (step + 1) % saved.every == 0:
-                saved.write(run, step + 1)
+            if (step + 1) % run.saved.every == 0:
+                run.saved.write(run, step + 1)
         stop_if_asked()
 
 

@@ -43,8 +43,9 @@ class LowRank(nn.Module):
     def __init__(self, W: Tensor, rank: int, draw: torch.Generator):
         super().__init__()
         rows, columns = as_matrix(W).shape
-        self.A = nn.Parameter(torch.randn(rows, rank, generator=draw) * rows**-0.5)
-        self.B = nn.Parameter(torch.zeros(rank, columns))
+        A = torch.randn(rows, rank, generator=draw) * rows**-0.5  # drawn on the CPU: the same on every device
+        self.A = nn.Parameter(A.to(W.device))
+        self.B = nn.Parameter(torch.zeros(rank, columns, device=W.device))
 
     def forward(self, W: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The weight as it is used: `W` with the update on top."""
@@ -97,18 +98,20 @@ def low_rank(model: nn.Module, chosen: Callable[[str], bool], rank: int = 16, *,
     if rank < 1:
         raise CourseError(f"An update has rank 1 or more, not {rank}.")
     draw, parts = torch.Generator().manual_seed(seed), {}
-    places = [(plain(name), place) for name, place in weights(model).items()]
-    model.requires_grad_(False)
-    for name, (module, last) in places:
-        W = getattr(module, last)
+    places = {plain(name): place for name, place in weights(model).items()}
+    for name, place in places.items():
+        W = getattr(*place)
         if chosen(name) and W.ndim >= 2:
             parts[name] = LowRank(W, rank, draw)
-            if isinstance(module, nn.Linear):  # x W + (x A) B: W's own gradient is never computed
-                module.register_forward_hook(parts[name].beside)
-            else:
-                parametrize.register_parametrization(module, last, parts[name], unsafe=True)
     if not parts:
         raise CourseError("No weight was chosen: chosen(name) is False for every name of the model.")
+    model.requires_grad_(False)
+    for name, part in parts.items():
+        module, last = places[name]
+        if isinstance(module, nn.Linear):  # x W + (x A) B: W's own gradient is never computed
+            module.register_forward_hook(part.beside)
+        else:
+            parametrize.register_parametrization(module, last, part, unsafe=True)
     return Updates(parts)
 
 
@@ -135,13 +138,16 @@ def add_update(model: nn.Module, update: Update) -> nn.Module:
         update: `Updates.tensors()`, or what was saved of it.
     """
     places = {plain(name): place for name, place in weights(model).items()}
+    pairs = []
     for name in sorted({key.rpartition(".")[0] for key in update}):
         if name not in places:
             raise CourseError(f"This update belongs to another model: here is no weight {name!r}.")
         W = getattr(*places[name])
-        A, B = (update[f"{name}.{letter}"].float() for letter in "AB")
+        A, B = (update[f"{name}.{letter}"].to(W.device).float() for letter in "AB")
         if as_matrix(W).shape != (A.shape[0], B.shape[1]):
             raise CourseError(f"This update belongs to another model: {name} has shape {list(W.shape)} here.")
+        pairs.append((W, A, B))
+    for W, A, B in pairs:
         W.add_(from_matrix(A @ B, W.shape).to(W.dtype))
     return model
 

@@ -54,13 +54,15 @@ def in_a_log() -> bool:
 
 
 @contextmanager
-def between_steps() -> Iterator[Callable[[], None]]:
+def between_steps(leave: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """Ctrl-C waits until the function that this yields is called, so that weights, optimiser, random state and history
-    belong to one step. A second one does not wait. Several processes stop after the same step, whichever was asked."""
+    belong to one step: they are written then, by `leave`. A second one does not wait, and nothing is written where it
+    comes, in the middle of a step. Several processes stop after the same step, whichever was asked."""
     usual, asked = signal.getsignal(signal.SIGINT), []
 
     def stop_if_asked():
         if processes.any_of(bool(asked)):
+            leave()
             raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread() or usual in (None, signal.SIG_IGN):
