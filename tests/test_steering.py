@@ -170,6 +170,18 @@ def test_edited_weights_equal_ablation_and_each_writer_is_needed(tiny):
             assert (exact(TOKENS) - at_run_time).abs().max() > 1e-4, name
 
 
+@pytest.mark.parametrize("positions", ["none", "learned", "sinusoidal", "shortformer", "rotary"])
+def test_ablation_changes_nothing_where_no_write_has_a_part(positions):
+    cfg = models.TinyConfig(**SHAPE | {"positions": positions})
+    model = models.TinyTransformer(cfg).eval().requires_grad_(False).double()
+    with steering.orthogonalised(model, V):
+        before = model(TOKENS)
+        with steered(model, [Ablate(V)], first=None):
+            assert (model(TOKENS) - before).abs().max() < 1e-7
+    assert ("hook_pos_embed" in Ablate(V).sites(model)) == (positions in ("learned", "sinusoidal"))
+    assert ("pos_embed.W_pos" in steering.writers(model)) == (positions in ("learned", "sinusoidal"))
+
+
 # -- doses and scores ------------------------------------------------------------------------------
 
 

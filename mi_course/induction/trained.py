@@ -150,14 +150,14 @@ def logits_by_order(
     """Logits from the paths through at most 0, 1, …, n_layers heads, all patterns frozen (Elhage et al. 2021).
 
     Order 0 is the direct path; order 1 adds every head reading the embedding; order 2 adds virtual heads; the last
-    equals the model. Where heads *look* is never cut, so Q- and K-composition are not tested by this. Needs a model
-    whose stream is a sum: attention only, no norm, no bias. `tokens` are those that `model` reads. Derived in
-    notebook 03.
+    equals the model. Where heads *look* is never cut, so Q- and K-composition are not tested by this. Positions that
+    are written into the stream (learned, sinusoidal) count as part of the embedding. Needs a model whose stream is a
+    sum: attention only, no norm, no bias. `tokens` are those that `model` reads. Derived in notebook 03.
     """
     cfg = model.cfg
     if cfg.norm != "none" or cfg.d_mlp or cfg.bias:
         raise CourseError("Terms have an order only in an attention-only model without norm and bias.")
-    kept, embedding = patterns(model, tokens), model.W_E[tokens]
+    kept, embedding = patterns(model, tokens), model(tokens, stop_at_layer=0)
     writes = [torch.zeros_like(embedding) for _ in range(cfg.n_layers)]
     logits = [embedding @ model.W_U]
     for _ in range(cfg.n_layers):

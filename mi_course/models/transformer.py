@@ -81,10 +81,10 @@ class TinyTransformer(HookedRootModule):
         resid, qk_positions = self.hook_embed(self.embed(tokens)), None
         if hasattr(self, "pos_embed"):
             positions = self.hook_pos_embed(self.pos_embed.W_pos[: tokens.shape[1]])
-            if self.cfg.positions == "shortformer":
-                qk_positions = positions
-            else:
+            if self.cfg.positions_in_stream:
                 resid = resid + positions
+            else:
+                qk_positions = positions
         seeing = self.cfg.n_layers if self.cfg.position_layers is None else self.cfg.position_layers
         for i, block in enumerate(self.blocks[:stop_at_layer]):
             resid = block(resid, qk_positions if i < seeing else None)
