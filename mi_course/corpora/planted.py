@@ -119,8 +119,9 @@ class BigramChain:
 
 @dataclass(frozen=True)
 class SkipTrigrams:
-    """Noise with planted rules [source] … [destination] → [out]: if the source was seen, the destination is
-    followed by `out`, and otherwise by noise. Each rule has tokens of its own; noise never uses them.
+    """Noise with planted rules [source] … [destination] → [out]: if the source was seen in the same stretch, the
+    destination is followed by `out`, and otherwise by noise. Each rule has tokens of its own; noise never uses them.
+    Rows of several stretches may draw a rule again: then a source of an earlier stretch foretells nothing.
 
     There are `n_rules` of them in a vocabulary of `d_vocab`; `gap` is the range of the number of tokens between
     source and destination. `seed` draws the rules.
