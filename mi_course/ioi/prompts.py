@@ -21,14 +21,7 @@ from mi_course.errors import CourseError
 ROLES = ("IO", "S1", "S1+1", "S2", "END")
 SLOTS = ("A", "B", "S")
 MIDDLE = ("third", "io", "s")
-ROWS = (
-    "tokens",
-    "io",
-    "s",
-    "template",
-    "s_first",
-    "speaker",
-)  # of `Prompts`: one entry a prompt, on the first axis
+ROWS = ("tokens", "io", "s", "template", "s_first", "speaker")  # of `Prompts`: an entry each
 
 
 class Task:
