@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mi_course import sae
+from mi_course import files, sae
 from mi_course.activations import Store, collect
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
@@ -20,6 +20,14 @@ SHAPES = [(240, 8), (12, 20, 8), (2, 6, 20, 8)]  # rows; windows; batches of win
 def values() -> torch.Tensor:
     """240 rows of 8 whose squares do not fit into 16 bits, and a reconstruction that is off by a third."""
     return 400 * torch.randn(240, 8, generator=generator(3), dtype=torch.float64) + 100
+
+
+@pytest.mark.parametrize("entry", [{"d_in": 4, "d_sae": 8, "colour": 1}, {"d_in": 4}, [4, 8]])
+def test_a_card_with_other_entries_disagrees(tmp_path, entry):
+    tensors = sae.SparseAutoencoder(sae.SaeConfig(4, 8)).state_dict()
+    path = files.save_checked(tmp_path / "one", tensors, sae=entry)
+    with pytest.raises(CourseError, match="Card and weights of .* disagree"):
+        sae.SparseAutoencoder.load(path)
 
 
 def right_fvu(x: np.ndarray, x_hat: np.ndarray) -> float:

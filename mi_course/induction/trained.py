@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import partial
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from mi_course import circuits
 from mi_course.errors import CourseError
-from mi_course.files import data_dir, read_checked
+from mi_course.files import read_checked, shipped_path
 from mi_course.induction.scores import patterns
 from mi_course.models import TinyTransformer, load
 
@@ -26,24 +25,19 @@ def training_log(name: str) -> dict[str, Tensor]:
 
     One entry an evaluation, a hundredth of the schedule apart; `loss` alone has one a step.
     """
-    tensors, _ = read_checked(shipped(f"{name}-log"))
+    tensors, _ = read_checked(shipped_path(name, "log"))
     return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
 
 
 def snapshots(name: str) -> dict[int, TinyTransformer]:
     """Step → the shipped model `name` as it was before that step of training; step 0 is untrained."""
-    tensors, _ = read_checked(shipped(f"{name}-snapshots"))
-    cfg, along_the_way = load(shipped(name)).cfg, {}
+    tensors, _ = read_checked(shipped_path(name, "snapshots"))
+    cfg, along_the_way = load(name).cfg, {}
     for i, step in enumerate(tensors.pop("step").tolist()):
         model = TinyTransformer(cfg)
         model.load_state_dict({key: weights[i].float() for key, weights in tensors.items()}, strict=False)
         along_the_way[step] = model.eval()
     return along_the_way
-
-
-def shipped(name: str) -> Path:
-    """A path as it is; a bare name inside `data/checkpoints/`."""
-    return Path(name) if Path(name).name != str(name) else data_dir() / "checkpoints" / name
 
 
 def smoothed(values: Float[Tensor, "eval *rest"], width: int = 5) -> Float[Tensor, "eval *rest"]:
