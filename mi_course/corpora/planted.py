@@ -303,6 +303,10 @@ class Facts:
         }
         if change not in swaps:
             raise CourseError(f"change={change!r} is 'fact' or 'relation'.{nearest(change, swaps)}")
+        if template not in range(len(self.templates)):
+            raise CourseError(
+                f"template={template} is one of 0 … {len(self.templates) - 1}, the ways to say it."
+            )
         rows = [[self.tokens(self.sentences[(template, *side)]) for side in swap] for swap in swaps[change]]
         clean, corrupted = (
             torch.stack([row for pair in rows for row in pair]).view(len(rows), 2, -1).unbind(1)

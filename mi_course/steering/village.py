@@ -126,7 +126,12 @@ def text(tokens: Int[Tensor, "pos"]) -> str:
 
 
 def numbers(all_of: Sequence[str], some: Sequence[str]) -> Tensor:
-    """Where `some` words stand among `all_of`."""
+    """Where `some` words, one at least, stand among `all_of`."""
+    if not len(some):
+        raise CourseError("There is nothing to draw from: name at least one word.")
+    for word in some:
+        if word not in all_of:
+            raise CourseError(f"{word!r} is not among the words to choose from.{nearest(word, all_of)}")
     return torch.tensor([list(all_of).index(word) for word in some])
 
 
@@ -272,6 +277,8 @@ def refuses(said: Int[Tensor, "row pos"]) -> Bool[Tensor, "row"]:
 
 def trait_share(said: Int[Tensor, "row pos"], trait: str) -> Float[Tensor, "row"]:
     """Words of a `trait` in what was `said`, as a share of the three that end an answer."""
+    if trait not in TRAITS:
+        raise CourseError(f"The village has no trait {trait!r}.{nearest(trait, TRAITS)}")
     return has(said, TRAITS[trait]).sum(1) / N_LAST
 
 
