@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mi_course import files, sae
-from mi_course.activations import Store, collect
+from mi_course.activations import Store, collect, sinks
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
@@ -240,10 +240,8 @@ QUIET = {
     "noise": lambda: noise(0, 640),
     "sparse": lambda: torch.where(torch.arange(640)[:, None] % 9 == 0, noise(0, 640), 0.0),
     "heavy tails": lambda: noise(0, 640) * (0.5 * noise(1, 640, 1)).exp(),
-    "one row": lambda: noise(0, 1),
-    "zeros": lambda: torch.zeros(4, 8),
-    "all alike": lambda: torch.ones(64, 8),
 }
+ALIKE = {"one row": noise(0, 1), "zeros": torch.zeros(4, 8), "all alike": torch.full((1000, 8), 0.1)}
 
 
 @pytest.mark.parametrize("name", QUIET)
@@ -252,6 +250,19 @@ def test_ordinary_rows_give_no_warning(name):
         warnings.simplefilter("error")
         x = QUIET[name]()
         sae.fvu(x, 0.5 * x)
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_rows_that_are_all_alike_have_no_variance_and_training_only_notes_it(name):
+    x = ALIKE[name]
+    with pytest.raises(CourseError, match="no variance"):
+        sae.fvu(x, 0.5 * x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert sinks(x) is None
+        one = sae.SparseAutoencoder(sae.SaeConfig(8, 20, "relu", l1=0.5))
+        history = sae.train(one, lambda _: x, sae.SaeTraining(steps=2), progress=False)
+    assert len(history.loss) == 2
 
 
 @pytest.mark.parametrize("fast", [True, False])
