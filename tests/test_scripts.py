@@ -92,7 +92,7 @@ def test_texts_that_are_all_held_out_or_none_are_parted_all_the_same(held):
     parted = scripts.labelled_corpus(texts, tokenizer)
     assert parted.n_files == (1, 1) and len(parted.train_script) == len(parted.train)
     for few in ({}, {names[0]: texts[names[0]]}):
-        with pytest.raises(CourseError, match=f"{len(few)} texts cannot be parted"):
+        with pytest.raises(CourseError, match=f"{len(few)} texts? cannot be parted"):
             scripts.labelled_corpus(few, tokenizer)
 
 

@@ -136,7 +136,7 @@ def held_out_of(names: Iterable[str]) -> set[str]:
     names = set(names)
     if len(names) < 2:
         raise CourseError(
-            f"{len(names)} texts cannot be parted: one to train on and one to hold out are needed."
+            f"{count(len(names), 'text')} cannot be parted: one to train on and one to hold out are needed."
         )
     held = {name for name in names if is_held_out(name)} or {max(names)}
     return held if held != names else held - {min(names)}

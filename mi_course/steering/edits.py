@@ -125,11 +125,8 @@ def writes(model) -> list[str]:
 
     Positions that reach Q and K alone (shortformer) write nothing into it.
     """
-    embeddings = (
-        ("hook_embed", "hook_pos_embed")
-        if getattr(model.cfg, "positions_in_stream", True)
-        else ("hook_embed",)
-    )
+    added = getattr(model.cfg, "positions_in_stream", True)
+    embeddings = ("hook_embed", "hook_pos_embed") if added else ("hook_embed",)
     names = [name for name in embeddings if name in model.hook_dict]
     if "hook_embed" not in names:
         names = ["embed.hook_out"]  # a bridge, whose rotary positions write nothing
