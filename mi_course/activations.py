@@ -363,7 +363,7 @@ class Store:
         folder = Path(folder)
         settings = {
             "format": FORMAT, "rows": n, "shard": shard, "hook": self.hook, "buffer": self.buffer, "seed": self.seed,
-            "first": hashlib.sha256(self._take(0, min(n, BLOCK)).numpy().tobytes()).hexdigest(),
+            "first": hashlib.sha256(self._take(0, min(n, BLOCK)).view(torch.uint8).numpy().tobytes()).hexdigest(),
         }  # fmt: skip
         done = self._written(folder, settings)
         for start in range(sum(part["rows"] for part in done), n, shard):

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mi_course.errors import CourseError, nearest
+from mi_course.errors import CourseError, kind_of, nearest
 
 FORMAT = 1  # of saved checkpoints
 Tensors = dict[str, Any]  # name → torch.Tensor
@@ -25,6 +25,12 @@ DTYPES = {
     "torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16",
     "torch.int64": "I64", "torch.int32": "I32", "torch.uint8": "U8", "torch.bool": "BOOL",
 }  # in safetensors' words  # fmt: skip
+
+
+KINDS = {
+    "config": "model", "sae": "autoencoder", "task": "run", "lens": "lens", "target": "oracle", "dtype": "sweep",
+}  # an entry that only such cards have → what is shipped with it  # fmt: skip
+BESIDE = {"log": "training log of", "snapshots": "series of snapshots of"}  # a model: its name ends so
 
 
 def data_dir() -> Path:
@@ -212,6 +218,8 @@ def read_card(path: str | Path, verify: bool = False) -> tuple[Path, dict]:
         card = json.loads(card_file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CourseError(f"{card_file} is not a readable card ({error}). {rebuild}") from error
+    if not isinstance(card, dict):
+        raise CourseError(f"{card_file} is not a readable card (it holds {kind_of(card)}). {rebuild}")
     if card.get("format") != FORMAT:
         raise CourseError(
             f"{card_file} has format {card.get('format')}; this version reads {FORMAT}. {rebuild}"
@@ -245,8 +253,11 @@ def sha256(path: Path) -> str:
 
 
 def rebuilt_by(weights: Path) -> str:
-    """The sentence that says how the file `weights` is made again."""
-    return f"Rebuild it with `python -m mi_course train {weights.stem}`."
+    """The sentence that says how the file `weights` is made again; a log and snapshots are made with their model."""
+    name = weights.stem
+    for kind in BESIDE:
+        name = name.removesuffix(f"-{kind}")
+    return f"Rebuild it with `python -m mi_course train {name}`."
 
 
 def altered(weights: Path) -> str:
@@ -263,8 +274,14 @@ def checkpoints() -> Path:
 
 
 def checkpoint_names(kind: str = "config") -> list[str]:
-    """Names of the models shipped in `data/checkpoints/`; `kind="sae"` gives the autoencoders."""
+    """Names of the models shipped in `data/checkpoints/`.
+
+    Another `kind`, one of `KINDS`, gives the autoencoders ("sae") or whatever else; one of `BESIDE` gives the models that have
+    a "log" or "snapshots".
+    """
     cards = sorted(checkpoints().glob("*.json"))
+    if kind in BESIDE:
+        return [card.stem.removesuffix(f"-{kind}") for card in cards if card.stem.endswith(f"-{kind}")]
     return [card.stem for card in cards if kind in json.loads(card.read_text(encoding="utf-8"))]
 
 
@@ -277,14 +294,16 @@ def minutes_of(name: str) -> float:
 def shipped_path(name_or_path: str | Path, kind: str = "config") -> Path:
     """Where the card of a shipped checkpoint is, by its name, or of any other, by path.
 
-    `name_or_path` is one or the other; `kind`, "config" for a model, "sae" for an autoencoder or "task" for a run of notebook 09,
-    decides which names are near to an unknown one.
+    `name_or_path` is one or the other; `kind`, one of `KINDS` such as "config" for a model or "sae" for an autoencoder, decides
+    which names are near to an unknown one. With one of `BESIDE` it is a model that is named, and the path that of its log
+    or its snapshots.
     """
-    path = with_suffix(name_or_path, ".json")
+    named = with_suffix(name_or_path, ".json")
+    path = named.with_name(f"{named.stem}-{kind}.json") if kind in BESIDE else named
     if path.parent == Path(".") and not path.exists():
         known = checkpoint_names(kind)
-        if path.stem not in known:
-            what = {"config": "model", "sae": "autoencoder", "task": "run"}[kind]
-            raise CourseError(f"There is no {what} {str(name_or_path)!r}.{nearest(path.stem, known)}")
+        if named.stem not in known:
+            what = (KINDS | BESIDE)[kind]
+            raise CourseError(f"There is no {what} {str(name_or_path)!r}.{nearest(named.stem, known)}")
         path = checkpoints() / path.name
     return path

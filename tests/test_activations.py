@@ -294,6 +294,15 @@ def test_written_rows_are_the_stream_and_come_once_an_epoch(model, folder):
     assert opened.d == 20 and opened.n_rows == 1000
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_rows_of_any_precision_are_written_and_taken_up_again(tmp_path, dtype):
+    rows = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for _ in range(2):  # the second time it finds all of it
+        Store.of(rows, buffer=16).write(40, tmp_path, shard=16)
+    opened = Store.open(tmp_path, buffer=16).rows(0, 40)
+    assert sorted_rows(opened) == sorted_rows(rows.float())
+
+
 def test_reading_across_shards(folder):
     card = activations.read_card(folder)
     whole = activations.read_rows(folder, card["shards"], [0, 300, 600, 900, 1000], 0, 1000)

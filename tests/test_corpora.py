@@ -270,6 +270,8 @@ def test_pairs_differ_in_one_word_and_stand_both_ways_round(change, n, differs_a
         (lambda: corpora.Facts(held_out=73), "73 facts cannot be held out: there are 72"),
         (lambda: corpora.Facts().tokens("the capital of Japn"), "'Japn' is not in the vocabulary. Did you mean 'Japan'"),
         (lambda: corpora.Facts().pairs("facts"), "is 'fact' or 'relation'"),
+        (lambda: corpora.Facts().pairs("fact", template=2), "template=2 is one of 0 … 1"),
+        (lambda: corpora.Facts().pairs("fact", template=-1), "template=-1 is one of 0 … 1"),
     ],
 )  # fmt: skip
 def test_facts_refuse_with_a_sentence(wrong, sentence):

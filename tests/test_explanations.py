@@ -321,6 +321,12 @@ def test_pooled_readers_are_independent_networks():
 # -- bad input -----------------------------------------------------------------------------------
 
 NAN = BACKGROUND.clone()
+
+
+def left_out(words, by="deleting"):
+    return explanations.leave_one_out(explanations.AttentionClassifier(20, 8), torch.tensor(words), by)
+
+
 NAN[3, 1] = torch.nan
 BAD = {
     "too many features": (
@@ -381,6 +387,29 @@ BAD = {
     "an unknown way to leave out": (
         lambda: explanations.leave_one_out(explanations.AttentionClassifier(20, 8), WORDS, "mask"),
         "unknown and deleting",
+    ),
+    "a share of nothing": (lambda: explanations.wilson(0, 0), "n ≥ 1 and 0 to n successes, not 0 of 0"),
+    "more successes than trials": (lambda: explanations.wilson(3, 2), "not 3 of 2"),
+    "a network of 32 bits": (
+        lambda: explanations.exact_shapley(torch.nn.Linear(5, 1), X, BACKGROUND),
+        r"rows.float\(\)",
+    ),
+    "its output picked": (
+        lambda: explanations.lime(lambda rows: torch.nn.Linear(5, 2)(rows)[:, 0], X, BACKGROUND),
+        r"rows.float\(\)",
+    ),
+    "its gradient": (
+        lambda: explanations.gradient_times_input(torch.nn.Linear(5, 1), X),
+        r"rows.float\(\)",
+    ),
+    "the only word deleted": (lambda: left_out([[5, 6, 7], [5, 0, 0]]), "Row 1 has no word left"),
+    "texts of one word": (lambda: left_out([[5], [6]]), "Row 0 has no word left"),
+    "a text of none": (lambda: left_out([[5, 6], [0, 0]], "unknown"), "Row 1 has no word"),
+    "no words at all": (
+        lambda: explanations.logit_gradients(
+            explanations.AttentionClassifier(20, 8), torch.zeros(2, 0).long()
+        ),
+        "Row 0 has no word",
     ),
 }
 

@@ -244,6 +244,9 @@ def test_a_gallery_leads_everywhere_and_asks_for_nothing(recording, sae, model, 
             assert (index.parent / link).exists(), f"{file.name} leads to {link}"
     with pytest.raises(CourseError, match="at least one"):
         features.gallery([], tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CourseError, match="could not be written"):
+        features.gallery(pages, tmp_path / "file")
 
 
 # -- byte pieces ---------------------------------------------------------------------------------

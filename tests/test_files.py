@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from mi_course import files
+from mi_course import files, grokking, induction, lenses, models, oracles, sae, steering
 from mi_course.errors import CourseError
 
 
@@ -119,6 +119,62 @@ def test_a_pair_is_read_back_and_its_card_can_say_more(tmp_path):
 @pytest.mark.parametrize("name", ["a/b", "a/b.json", "a/b.safetensors"])
 def test_three_names_of_one_pair(name):
     assert files.with_suffix(name, ".json").as_posix() == "a/b.json"
+
+
+@pytest.mark.parametrize("card", ["[]", "3", "null", '"words"', "{"])
+def test_a_card_that_is_none_is_one_sentence(tmp_path, card):
+    path = files.save_checked(tmp_path / "pair", {"W": torch.eye(3)})
+    path.with_suffix(".json").write_text(card)
+    with pytest.raises(CourseError, match="pair.json is not a readable card"):
+        files.read_checked(path)
+
+
+@pytest.mark.parametrize(
+    "load, said",
+    [
+        (lambda: models.load("induction-2k"), "no model 'induction-2k'.*'induction-2l'"),
+        (lambda: sae.SparseAutoencoder.load("sae-512"), "no autoencoder 'sae-512'. Did you mean"),
+        (
+            lambda: lenses.load_lens("smollm2-tunned"),
+            "no lens 'smollm2-tunned'. Did you mean 'smollm2-tuned'",
+        ),
+        (lambda: oracles.load_update("smollm2-orcle", None), "no oracle 'smollm2-orcle'.*'smollm2-oracle'"),
+        (lambda: grokking.shipped("groking"), "no run 'groking'.*'grokking'"),
+        (lambda: steering.real.shipped("smollm2-dose"), "no sweep 'smollm2-dose'.*'smollm2-doses'"),
+        (lambda: induction.training_log("induction-2k"), "no training log of 'induction-2k'.*'induction-2l'"),
+        (lambda: induction.training_log("hidden-step"), "no training log of 'hidden-step'"),
+        (
+            lambda: induction.snapshots("induction-1l"),
+            "no series of snapshots of 'induction-1l'.*'induction-2l'",
+        ),
+    ],
+)
+def test_a_misspelt_name_gives_the_nearest_of_its_kind(load, said):
+    with pytest.raises(CourseError, match=said) as caught:
+        load()
+    assert "Rebuild" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["log", "snapshots"])
+def test_a_log_that_is_missing_is_made_with_its_model(tmp_path, kind):
+    with pytest.raises(CourseError, match="train induction-2l`"):
+        files.read_checked(files.shipped_path(tmp_path / "induction-2l", kind))
+
+
+@pytest.mark.parametrize(
+    "load, said",
+    [
+        (lambda: grokking.shipped("grokking-sweep"), "no single run"),
+        (lambda: grokking.shipped_sweep("grokking"), "no sweep"),
+        (lambda: grokking.shipped(files.checkpoints() / "induction-1l"), "no single run"),
+        (lambda: grokking.shipped_sweep(files.checkpoints() / "induction-1l"), "no sweep"),
+        (lambda: lenses.load_lens(files.checkpoints() / "induction-1l"), "is no lens"),
+        (lambda: oracles.load_update(files.checkpoints() / "induction-1l", None), "is no oracle"),
+    ],
+)
+def test_another_kind_of_checkpoint_is_one_sentence(load, said):
+    with pytest.raises(CourseError, match=said):
+        load()
 
 
 def test_what_is_shipped_is_known_by_name():

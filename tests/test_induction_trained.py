@@ -135,6 +135,13 @@ def test_the_highest_order_is_the_model(seed, n_layers):
     assert_close(logits[0], model.direct_path()[tokens], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("positions", ["none", "learned", "sinusoidal", "shortformer", "rotary"])
+def test_the_highest_order_is_the_model_whatever_its_positions(positions):
+    cfg = models.TinyConfig(2, n_heads=2, d_model=16, d_vocab=11, n_ctx=24, positions=positions)
+    model, tokens = models.TinyTransformer(cfg).requires_grad_(False), some_tokens()
+    assert_close(induction.logits_by_order(model, tokens)[-1], model(tokens), atol=1e-5, rtol=1e-5)
+
+
 def test_one_layer_has_the_terms_of_notebook_02():
     model, tokens = a_model(n_layers=1), some_tokens()
     assert_close(
@@ -209,10 +216,10 @@ def test_snapshots_begin_untrained_and_end_with_the_model():
     assert abs(stages[0](tokens, return_type="loss").item() - math.log(512)) < 0.2
 
 
-def test_unknown_logs_and_snapshots_say_how_to_get_them():
-    with pytest.raises(CourseError, match="python -m mi_course train"):
+def test_unknown_logs_and_snapshots_give_the_nearest_names():
+    with pytest.raises(CourseError, match="no training log of 'induction-9l'. Did you mean 'induction-"):
         induction.training_log("induction-9l")
-    with pytest.raises(CourseError, match="python -m mi_course train"):
+    with pytest.raises(CourseError, match="no series of snapshots of 'induction-1l'.*'induction-2l'"):
         induction.snapshots("induction-1l")
 
 

@@ -70,6 +70,21 @@ def test_counterfactuals_keep_the_syntax():
     assert torch.equal(strangers.io, prompts.io)  # asked the same question
 
 
+def test_who_speaks_is_kept_in_words_and_in_what_is_made_of_it():
+    prompts = task().prompts(30, seed=2)
+    made = [prompts.strangers(), prompts.third_person(), prompts.strangers()[4:9]]
+    made += [twice for one in made for twice in (one.flipped(), one.renamed(), one[::2])]
+    for other in made:
+        assert [text.split() for text in other.texts] == [words(row) for row in other.tokens]
+        said = [WORDS[t] for t in other.tokens.gather(1, other.at("S2")[:, None])[:, 0].tolist()]
+        for row, speaker in zip(other.tokens, said):  # nobody of the first clause
+            assert speaker not in [w for w in words(row) if w in NAMES][:2]
+    strangers = prompts.strangers()
+    assert torch.equal(strangers.flipped().at("IO"), strangers.at("S1"))
+    assert torch.equal(strangers.flipped().s, prompts.s)  # asked the same question
+    assert not (strangers.renamed().speaker == strangers.speaker).any()
+
+
 @pytest.mark.parametrize("middle, times", [("third", (1, 2)), ("io", (2, 2)), ("s", (1, 3))])
 def test_the_middle_sentence_repeats_whom_it_should(middle, times):
     prompts = task().prompts(30, seed=3, middle=middle)[2::3]

@@ -208,6 +208,10 @@ def test_generate():
     for bad in ({"n": -1}, {"n": 1, "temperature": -1.0}, {"n": 1, "top_k": 0}, {"n": 1, "top_k": 12}):
         with pytest.raises(CourseError, match="generate needs"):
             model.generate(start, **bad)
+    with pytest.raises(CourseError, match=r"tokens must be \[batch pos\], not \[3\]: use tokens\[None\]"):
+        model.generate(start[0], 2)
+    with pytest.raises(CourseError, match="at least one token"):
+        model.generate(start[:, :0], 2)
 
 
 # -- bad input -----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import builtins
 import os
 import sys
 import sysconfig
+import types
 import zipfile
 
 import pytest
@@ -66,6 +67,41 @@ def test_texts_handed_in_get_the_same_care():
     corpus = corpora.from_texts("mine", texts, 60)
     assert "\r" not in whole(corpus) and "\ufeff" not in whole(corpus)
     assert corpus.notes == ("90 line ends normalised", "1 byte-order mark removed")
+
+
+def names(held, n):
+    """So many file names that are all held out, or none of them."""
+    found = (f"{i}.txt" for i in range(1000) if corpora.is_held_out(f"{i}.txt") == held)
+    return [next(found) for _ in range(n)]
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_texts_that_are_all_held_out_or_none_are_parted_all_the_same(held, n):
+    texts = {name: f"{LINES * 9}{name}\n" for name in names(held, n)}
+    corpus = corpora.from_texts("mine", texts, 60)
+    assert min(corpus.n_files) == 1 and sum(corpus.n_files) == max(2, n)
+    assert len(corpus.train) and len(corpus.held_out)
+
+
+@pytest.mark.parametrize("vocab", [-1, 0, 2**40])
+def test_a_vocabulary_of_no_size(vocab):
+    with pytest.raises(CourseError, match="A vocabulary trained here has 1 to"):
+        corpora.from_texts("mine", {"a": LINES * 9}, vocab)
+
+
+@pytest.mark.parametrize("text", [None, 3, b"bytes"])
+def test_what_is_no_text(text):
+    with pytest.raises(CourseError, match="b of mine is an? .*, no text"):
+        corpora.from_texts("mine", {"a": LINES * 9, "b": text}, 60)
+
+
+def test_rows_without_a_text_are_left_out(monkeypatch):
+    rows = [{"text": LINES * (9 + i)} for i in range(4)] + [{"text": None}]
+    fake = types.SimpleNamespace(load_dataset=lambda *_, **__: rows)
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    corpus = corpora.from_huggingface("any", vocab=60)
+    assert sum(corpus.n_files) == 4 and corpus.notes == ("1 row without a text left out",)
 
 
 # --- letters and the separator ---------------------------------------------------------------------

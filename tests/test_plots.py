@@ -172,6 +172,20 @@ def test_save(tmp_path):
     for wrong, name in ((figure, "x.docx"), (table, "t.png"), (figure, "x")):
         with pytest.raises(CourseError, match="must end in .html"):
             wrong.save(tmp_path / name)
+    assert figure.save(tmp_path / "new" / "folder" / "x.svg").exists()
+
+
+def test_a_full_disk_leaves_the_old_picture(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    table = plots.measured(loss=1.0)
+    path = table.save(tmp_path / "t.html")
+    before = path.read_bytes()
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(CourseError, match="No space left on device"):
+        plots.measured(loss=2.0).save(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 # ------------------------------------------------------------------ what is drawn

@@ -133,6 +133,23 @@ def test_pixels_are_cut_scaled_and_shifted(tmp_path):
     assert pretrained.pixels(tmp_path / "grey.png", size=64).shape == (1, 3, 64, 64)
 
 
+def test_what_is_no_picture_is_one_sentence(tmp_path):
+    (tmp_path / "words.png").write_text("no picture")
+    Image.fromarray(np.zeros((90, 90, 3), dtype=np.uint8)).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:80])
+    for image, said in (
+        (tmp_path / "nowhere.png", "nowhere.png cannot be read as a picture: No such file"),
+        (tmp_path, "cannot be read as a picture"),
+        (tmp_path / "words.png", "in no known format"),
+        (tmp_path / "cut.png", "cut short"),
+        (np.zeros((30, 40, 3)), "of bytes .*not .30, 40, 3. of float64"),
+        (np.zeros((3, 30, 40), dtype=np.uint8), "array .row column channel. of bytes"),
+        (np.zeros(30, dtype=np.uint8), "array .row column channel. of bytes"),
+    ):
+        with pytest.raises(CourseError, match=said):
+            pretrained.pixels(image)
+
+
 def test_language_models_are_loaded_elsewhere():
     with pytest.raises(CourseError, match=r"is a language model: pretrained.load\('smollm2-135m-instruct'\)"):
         pretrained.vision("smollm2-135m-instruct")

@@ -108,6 +108,13 @@ def test_strings_and_comments_are_those_of_python():
     assert probing.inside_text("x = '''never closed") is None
 
 
+@pytest.mark.parametrize("end", ["\x0c", "\x0b", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_what_only_splitlines_takes_for_a_line_end_shifts_no_label(end):
+    source = f"# be{end}fore\nx = 'a{end}b' + '''two{end}\nlines'''  # one\n"
+    said = "".join(c for c, i in zip(source, probing.inside_text(source)) if i)
+    assert said == f"# be{end}fore" + f"'a{end}b'" + f"'''two{end}\nlines'''" + "# one"
+
+
 # -- erasure ---------------------------------------------------------------------------------------
 
 

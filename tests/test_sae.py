@@ -211,6 +211,9 @@ def test_measures():
     assert sae.dead_share(f) == pytest.approx(1 / 3)
     x = noise()
     assert sae.fvu(x, x) == 0 and sae.fvu(x, x.mean(0).expand_as(x)) == pytest.approx(1)
+    for same in (torch.full((1000, 3), 0.1), x[:1], x[:0]):
+        with pytest.raises(CourseError, match="no variance"):
+            sae.fvu(same, same + 1)
 
 
 def test_the_geometric_median_is_robust():

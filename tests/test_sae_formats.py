@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mi_course import sae
-from mi_course.activations import Store, collect
+from mi_course import files, sae
+from mi_course.activations import Store, collect, sinks
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
@@ -20,6 +20,14 @@ SHAPES = [(240, 8), (12, 20, 8), (2, 6, 20, 8)]  # rows; windows; batches of win
 def values() -> torch.Tensor:
     """240 rows of 8 whose squares do not fit into 16 bits, and a reconstruction that is off by a third."""
     return 400 * torch.randn(240, 8, generator=generator(3), dtype=torch.float64) + 100
+
+
+@pytest.mark.parametrize("entry", [{"d_in": 4, "d_sae": 8, "colour": 1}, {"d_in": 4}, [4, 8]])
+def test_a_card_with_other_entries_disagrees(tmp_path, entry):
+    tensors = sae.SparseAutoencoder(sae.SaeConfig(4, 8)).state_dict()
+    path = files.save_checked(tmp_path / "one", tensors, sae=entry)
+    with pytest.raises(CourseError, match="Card and weights of .* disagree"):
+        sae.SparseAutoencoder.load(path)
 
 
 def right_fvu(x: np.ndarray, x_hat: np.ndarray) -> float:
@@ -232,10 +240,8 @@ QUIET = {
     "noise": lambda: noise(0, 640),
     "sparse": lambda: torch.where(torch.arange(640)[:, None] % 9 == 0, noise(0, 640), 0.0),
     "heavy tails": lambda: noise(0, 640) * (0.5 * noise(1, 640, 1)).exp(),
-    "one row": lambda: noise(0, 1),
-    "zeros": lambda: torch.zeros(4, 8),
-    "all alike": lambda: torch.ones(64, 8),
 }
+ALIKE = {"one row": noise(0, 1), "zeros": torch.zeros(4, 8), "all alike": torch.full((1000, 8), 0.1)}
 
 
 @pytest.mark.parametrize("name", QUIET)
@@ -244,6 +250,19 @@ def test_ordinary_rows_give_no_warning(name):
         warnings.simplefilter("error")
         x = QUIET[name]()
         sae.fvu(x, 0.5 * x)
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_rows_that_are_all_alike_have_no_variance_and_training_only_notes_it(name):
+    x = ALIKE[name]
+    with pytest.raises(CourseError, match="no variance"):
+        sae.fvu(x, 0.5 * x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert sinks(x) is None
+        one = sae.SparseAutoencoder(sae.SaeConfig(8, 20, "relu", l1=0.5))
+        history = sae.train(one, lambda _: x, sae.SaeTraining(steps=2), progress=False)
+    assert len(history.loss) == 2
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -186,6 +186,16 @@ def test_a_power_law_is_read_off_and_bad_points_are_refused():
     for a, b in ((x, -x), (torch.ones(4), x), (x[:3], x)):
         with pytest.raises(CourseError, match="power law"):
             scaling.power_law(a, b)
+    for a in (x[:1], torch.ones(4)):
+        with pytest.raises(CourseError, match="at least two different x"):
+            scaling.interval(a, a)
+
+
+def test_a_half_point_needs_frequencies_that_differ():
+    has = torch.tensor([True, False, True])
+    for bad in ([0.1, 0.1, 0.1], [0.1, 0.0, 0.2], [0.1, float("nan"), 0.2]):
+        with pytest.raises(CourseError, match="above 0 that are not all the same"):
+            scaling.half_point(torch.tensor(bad), has)
 
 
 def test_the_frontier_keeps_whom_nobody_beats():

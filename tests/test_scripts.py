@@ -84,6 +84,18 @@ def test_an_unknown_script_or_split_is_one_sentence(corpus):
         corpus.script("heldout")
 
 
+@pytest.mark.parametrize("held", [True, False])
+def test_texts_that_are_all_held_out_or_none_are_parted_all_the_same(held):
+    names = [name for name in map(str, range(200)) if corpora.is_held_out(name) == held][:2]
+    tokenizer = shipped_tokenizer("scripts-1024")
+    texts = {name: scripts.plant(name, TEXT) for name in names}
+    parted = scripts.labelled_corpus(texts, tokenizer)
+    assert parted.n_files == (1, 1) and len(parted.train_script) == len(parted.train)
+    for few in ({}, {names[0]: texts[names[0]]}):
+        with pytest.raises(CourseError, match=f"{len(few)} texts? cannot be parted"):
+            scripts.labelled_corpus(few, tokenizer)
+
+
 def test_the_tokenizer_keeps_the_letters():
     text = f'x = "{scripts.ARABIC[:5]} {scripts.HEBREW[:5]}"\tñ'
     tokenizer = shipped_tokenizer("scripts-1024")

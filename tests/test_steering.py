@@ -89,6 +89,13 @@ def test_controls_have_the_length_of_the_vector_and_nothing_of_its_direction():
         (lambda m: steering.gain_over([], []), "no point"),
         (lambda m: steering.generate(m, [TOKENS[0]], 3), "has `generate` of its own"),
         (lambda m: village.requests(1, topics=["curt"]), "no topic 'curt'. Did you mean 'court'"),
+        (lambda m: village.requests(1, verbs=["fly"]), "'fly' is not among the words to choose from"),
+        (lambda m: village.requests(1, verbs=["steel"]), "'steel' .* Did you mean 'steal'"),
+        (lambda m: village.requests(1, verbs=[]), "at least one word"),
+        (lambda m: village.requests(1, topics=[]), "at least one word"),
+        (lambda m: village.trait_share(TOKENS, "lowd"), "no trait 'lowd'. Did you mean 'loud'"),
+        (lambda m: steering.mean_loss(m, []), "at least one text of two tokens"),
+        (lambda m: steering.mean_loss(m, [TOKENS[0, :1]]), "at least one text of two tokens"),
         (lambda m: village.requests(1, system=("be", "lud")), "says 'lud'. Did you mean 'loud'"),
         (lambda m: steering.left_padded([], 0), "there must be a prompt"),
         (lambda m: orthogonalise(m, "blocks.7"), "no writer 'blocks.7'"),
@@ -168,6 +175,18 @@ def test_edited_weights_equal_ablation_and_each_writer_is_needed(tiny):
     for name in steering.writers(exact):
         with steering.orthogonalised(exact, V, skip=[name]):
             assert (exact(TOKENS) - at_run_time).abs().max() > 1e-4, name
+
+
+@pytest.mark.parametrize("positions", ["none", "learned", "sinusoidal", "shortformer", "rotary"])
+def test_ablation_changes_nothing_where_no_write_has_a_part(positions):
+    cfg = models.TinyConfig(**SHAPE | {"positions": positions})
+    model = models.TinyTransformer(cfg).eval().requires_grad_(False).double()
+    with steering.orthogonalised(model, V):
+        before = model(TOKENS)
+        with steered(model, [Ablate(V)], first=None):
+            assert (model(TOKENS) - before).abs().max() < 1e-7
+    assert ("hook_pos_embed" in Ablate(V).sites(model)) == (positions in ("learned", "sinusoidal"))
+    assert ("pos_embed.W_pos" in steering.writers(model)) == (positions in ("learned", "sinusoidal"))
 
 
 # -- doses and scores ------------------------------------------------------------------------------

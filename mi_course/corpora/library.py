@@ -30,7 +30,7 @@ from mi_course.corpora.vocabulary import (
     train_tokenizer,
     with_unknown,
 )
-from mi_course.errors import CourseError
+from mi_course.errors import CourseError, kind_of
 from mi_course.files import data_dir
 
 SKIP_FOLDERS = {
@@ -131,6 +131,17 @@ def is_held_out(name: str) -> bool:
     )
 
 
+def held_out_of(names: Iterable[str]) -> set[str]:
+    """Which of several `names` are held out: what `is_held_out` says, but at least one, and never all."""
+    names = set(names)
+    if len(names) < 2:
+        raise CourseError(
+            f"{count(len(names), 'text')} cannot be parted: one to train on and one to hold out are needed."
+        )
+    held = {name for name in names if is_held_out(name)} or {max(names)}
+    return held if held != names else held - {min(names)}
+
+
 def from_texts(
     name: str,
     texts: dict[str, str],
@@ -153,6 +164,9 @@ def from_texts(
         end: the end-of-text token of one handed in.
         notes: sentences that the corpus says when it is printed.
     """
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise CourseError(f"{key} of {name} is {kind_of(text)}, no text: leave it out.")
     texts, ends = one_line_end(texts)
     texts, twins = without_twins(texts)
     return assembled(name, texts, tokenizer, keep, end, [*notes, *ends, *twins], report=True)
@@ -171,10 +185,11 @@ def assembled(
     texts = {key: text for key, text in texts.items() if text.strip()}
     if not texts:
         raise CourseError(f"{name} holds no text.")
-    held = {key for key in texts if is_held_out(key)} or {max(texts)}
     if len(texts) == 1:
         texts = halves(texts)
         held = {max(texts)}
+    else:
+        held = held_out_of(texts)
     parts = [[texts[k] for k in texts if k not in held], [texts[k] for k in texts if k in held]]
     number, trained = 0, isinstance(tokenizer, int)
     found = letters(texts.values()) if trained or report else None
@@ -260,7 +275,7 @@ def from_huggingface(
     """The first rows of a Hugging Face data set (needs the `datasets` package and, the first time, a network).
 
     `name` is that of the hub, `column` the one that holds the text, `split` one of the data set's own; `rows` are
-    read, in the shipped vocabulary of `vocab` = 512, 1024 or 2048 tokens.
+    read, with a tokenizer of `vocab` tokens trained on them. Rows without a text are left out, and the corpus says so.
     """
     try:
         import datasets
@@ -268,10 +283,13 @@ def from_huggingface(
         raise CourseError("Hugging Face data sets need `pip install datasets`.") from error
     try:
         data = datasets.load_dataset(name, split=split, streaming=True)
-        texts = {f"{i:08}": row[column] for i, row in zip(range(rows), data, strict=False)}
+        found = {f"{i:08}": row[column] for i, row in zip(range(rows), data, strict=False)}
     except Exception as error:  # whatever the hub's client raises, a learner needs one sentence
         raise CourseError(
             f"The data set {name!r} could not be read ({type(error).__name__}: {error}). "
             "Without a network, save it as text files and use from_folder."
         ) from error
-    return from_texts(name, texts, vocab)
+    texts = {key: text for key, text in found.items() if text is not None}
+    empty = len(found) - len(texts)
+    notes = [f"{count(empty, 'row')} without a text left out"] if empty else []
+    return from_texts(name, texts, vocab, notes=notes)

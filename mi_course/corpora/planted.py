@@ -119,8 +119,9 @@ class BigramChain:
 
 @dataclass(frozen=True)
 class SkipTrigrams:
-    """Noise with planted rules [source] … [destination] → [out]: if the source was seen, the destination is
-    followed by `out`, and otherwise by noise. Each rule has tokens of its own; noise never uses them.
+    """Noise with planted rules [source] … [destination] → [out]: if the source was seen in the same stretch, the
+    destination is followed by `out`, and otherwise by noise. Each rule has tokens of its own; noise never uses them.
+    Rows of several stretches may draw a rule again: then a source of an earlier stretch foretells nothing.
 
     There are `n_rules` of them in a vocabulary of `d_vocab`; `gap` is the range of the number of tokens between
     source and destination. `seed` draws the rules.
@@ -302,6 +303,10 @@ class Facts:
         }
         if change not in swaps:
             raise CourseError(f"change={change!r} is 'fact' or 'relation'.{nearest(change, swaps)}")
+        if template not in range(len(self.templates)):
+            raise CourseError(
+                f"template={template} is one of 0 … {len(self.templates) - 1}, the ways to say it."
+            )
         rows = [[self.tokens(self.sentences[(template, *side)]) for side in swap] for swap in swaps[change]]
         clean, corrupted = (
             torch.stack([row for pair in rows for row in pair]).view(len(rows), 2, -1).unbind(1)

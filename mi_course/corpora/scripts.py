@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from mi_course.corpora.corpus import Corpus
-from mi_course.corpora.library import fingerprint, is_held_out, standard_library
+from mi_course.corpora.library import fingerprint, held_out_of, standard_library
 from mi_course.corpora.vocabulary import shipped_tokenizer
 from mi_course.errors import CourseError, nearest
 
@@ -186,11 +186,11 @@ def script_text(vocab: int = 1024, seed: int = 0, shared: bool = False) -> Scrip
 def labelled_corpus(texts: dict[str, tuple[str, list]], tokenizer: Tokenizer) -> ScriptCorpus:
     """Both token streams with the script of every token; files are separated by token 0.
 
-    `texts` are name → (text, spans), as `plant` gives them; `tokenizer` cuts them into tokens.
+    `texts` are name → (text, spans), as `plant` gives them, two at least; `tokenizer` cuts them into tokens.
     """
-    streams, labels, sizes, counts = [], [], [], []
+    streams, labels, sizes, counts, unread = [], [], [], [], held_out_of(texts)
     for held in (False, True):
-        part = [pair for name, pair in texts.items() if is_held_out(name) == held]
+        part = [pair for name, pair in texts.items() if (name in unread) == held]
         encodings = tokenizer.encode_batch([text for text, _ in part])
         ids = [torch.tensor([*e.ids, 0]) for e in encodings]
         end = torch.tensor([-1], dtype=torch.int8)

@@ -17,6 +17,7 @@ from mi_course.corpora.reading import Notes, count, some
 from mi_course.errors import CourseError, kind_of, nearest
 from mi_course.files import data_dir
 
+LARGEST = 2**20  # vocabulary to be trained: the trainer sets memory aside for all of it
 UNKNOWN = "<|unknown|>"  # a letter that the vocabulary has not
 ENDS = (END_OF_TEXT, "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "<|eot_id|>", "[SEP]")
 
@@ -31,6 +32,8 @@ def train_tokenizer(texts: Iterable[str], vocab: int, keep: str = "") -> Tokeniz
         vocab: tokens; at least one for each letter.
         keep: letters beyond printable ASCII to keep; others become `?`.
     """
+    if not 1 <= vocab <= LARGEST:
+        raise CourseError(f"A vocabulary trained here has 1 to {LARGEST:,} tokens, not {vocab:,}.")
     tokenizer = Tokenizer(models.BPE())
     foreign = Regex(rf"[^\x20-\x7E\n{keep}]")
     tokenizer.normalizer = normalizers.Sequence(

@@ -34,7 +34,7 @@ class AttentionClassifier(nn.Module):
 
     def encode(self, words: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d"]:
         """What the LSTM says at every word of `words`, token ids. It has read all the others."""
-        return self.lstm(self.embed(words))[0]
+        return self.lstm(self.embed(with_words(words)))[0]
 
     def attend(
         self, h: Float[Tensor, "batch pos d"], words: Int[Tensor, "batch pos"]
@@ -56,6 +56,13 @@ class AttentionClassifier(nn.Module):
         h = self.encode(words)
         attention = self.attend(h, words) if attention is None else attention
         return self.read(h, attention), attention
+
+
+def with_words(words: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    """The `words` themselves, if no row is padding alone: attention would have nothing to rest on."""
+    if bool((empty := ~(words != PAD).any(1)).any()):
+        raise CourseError(f"Row {int(empty.nonzero()[0])} has no word: leave it out.")
+    return words
 
 
 class GuidedWords(nn.Module):
@@ -95,10 +102,14 @@ def leave_one_out(
 ) -> Float[Tensor, "batch pos"]:
     """Change of the logit of `model` when each of the `words` alone is gone.
 
-    By "unknown" a word is made unknown; `by="deleting"` takes it out, and later words move up.
+    By "unknown" a word is made unknown; `by="deleting"` takes it out, and later words move up: every row needs two.
     """
     if by not in ("unknown", "deleting"):
         raise CourseError(f"by={by!r} is not one of unknown and deleting.")
+    if by == "deleting" and bool((lonely := (words != PAD).sum(1) < 2).any()):
+        raise CourseError(
+            f"Row {int(lonely.nonzero()[0])} has no word left without its only one: take by='unknown'."
+        )
     whole, gone = model(words)[0], []
     for i in range(words.shape[1]):
         if by == "unknown":
@@ -115,7 +126,7 @@ def logit_gradients(
 ) -> Float[Tensor, "batch pos"]:
     """Gradient × input of the embedding of each of the `words`, for the logit of `model`."""
     with torch.enable_grad():
-        x = model.embed(words).detach().requires_grad_(True)
+        x = model.embed(with_words(words)).detach().requires_grad_(True)
         h = model.lstm(x)[0]
         logit = model.read(h, model.attend(h, words))
         return (x * torch.autograd.grad(logit.sum(), x)[0]).sum(-1).detach()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mi_course.errors import CourseError
+from mi_course.errors import CourseError, first_line
 
 Model = Callable[[Tensor], Tensor]  # rows [row feature] → one number a row
 
@@ -40,10 +40,23 @@ def instance_and_background(x, background, most: int = 1) -> tuple[Tensor, Tenso
     return x, background
 
 
+def asked(model: Model, rows: Tensor):
+    """What the `model` makes of `rows` in 64 bits; one sentence where it computes in 32 and does not take them."""
+    try:
+        return model(rows)
+    except (RuntimeError, ValueError) as error:
+        if not any(word in str(error) for word in ("dtype", "Double", "double", "float64")):
+            raise
+        raise CourseError(
+            f"Rows are numbers of 64 bits, and the model does not take them ({first_line(error)}): hand in "
+            "model.double(), or lambda rows: model(rows.float())."
+        ) from error
+
+
 def outputs(model: Model, rows: Tensor) -> Tensor:
     """The model's outputs [row] in 64 bits; models of two outputs must be told which one is meant."""
     with torch.no_grad():
-        out = torch.as_tensor(model(rows)).detach().double()
+        out = torch.as_tensor(asked(model, rows)).detach().double()
     if out.shape != rows.shape[:1]:
         raise CourseError(
             f"The model gave {list(out.shape)} for {len(rows)} rows: one number a row is explained, so pick an output, "

@@ -8,14 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_course.errors import CourseError
-from mi_course.explanations.checked import Model, instance_and_background, numbers
+from mi_course.explanations.checked import Model, asked, instance_and_background, numbers
 
 
 def slopes(model: Model, rows: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
     """The gradient of every row's output with respect to its own inputs."""
     with torch.enable_grad():
         rows = rows.detach().clone().requires_grad_(True)
-        out = model(rows)
+        out = asked(model, rows)
         if not isinstance(out, Tensor) or not out.requires_grad:
             raise CourseError("This model has no gradient (a forest has none): take Shapley values or LIME.")
         return torch.autograd.grad(out.sum(), rows)[0].double()

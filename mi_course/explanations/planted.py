@@ -222,6 +222,8 @@ def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
     It reaches `z` standard errors to either side; 1.96 makes it 95%.
     """
+    if n < 1 or not 0 <= successes <= n:
+        raise CourseError(f"A share needs n ≥ 1 and 0 to n successes, not {successes} of {n}.")
     p = successes / n
     middle, reach = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     low, high = (middle - reach) / (1 + z**2 / n), (middle + reach) / (1 + z**2 / n)

@@ -252,7 +252,10 @@ def shipped(name: str | Path) -> Run:
 
     `name` is that of its recipe, as "grokking", "grokking-seed1" or "grokking-no-decay"; or a path.
     """
-    tensors, card = read_checked(shipped_path(name, "task"))
+    path = shipped_path(name, "task")
+    tensors, card = read_checked(path)
+    if "task" not in card or not {"kept", "step"} <= tensors.keys():
+        raise CourseError(f"{path} is no single run of notebook 09; a sweep is read with shipped_sweep.")
     weights = [tensors.pop(W).float() for W in Weights._fields if W in tensors]
     kept = tuple(tensors.pop("kept").tolist())
     steps = tensors.pop("step")

@@ -136,7 +136,10 @@ def grid(
 
 def shipped_sweep(name: str | Path = "grokking-sweep") -> Sweep:
     """The sweep that is shipped under this `name` or at this path, without its weights."""
-    tensors, card = read_checked(shipped_path(name, "task"))
+    path = shipped_path(name, "task")
+    tensors, card = read_checked(path)
+    if not {"task", "decays", "fractions"} <= card.keys():
+        raise CourseError(f"{path} is no sweep of notebook 09; a single run is read with shipped.")
     tasks, decays = grid(card["task"]["p"], card["decays"], card["fractions"])
     return Sweep(tuple(tasks), tuple(decays), **tensors)
 

@@ -48,7 +48,6 @@ from mi_course.induction.trained import (
     losses_without,
     previous_token_term,
     rise_window,
-    shipped,
     silence,
     smoothed,
     snapshots,

@@ -16,6 +16,7 @@ from torch import Tensor
 from mi_course import circuits
 from mi_course.corpora.library import python_text
 from mi_course.corpora.planted import repeated_tokens
+from mi_course.files import checkpoint_names, with_suffix
 from mi_course.induction.composition import composition_scores, random_composition_scores
 from mi_course.induction.scores import head_scores, icl_score, icl_scores, icl_windows
 from mi_course.induction.trained import (
@@ -26,7 +27,6 @@ from mi_course.induction.trained import (
     losses_without,
     previous_token_term,
     rise_window,
-    shipped,
     silence,
     smoothed,
     training_log,
@@ -50,9 +50,10 @@ def induction_report(
     """
     suffix = f"-seed{seed}" if seed else ""
     place = {kind: f"{Path(folder) / kind if folder else kind}{suffix}" for kind in FAMILY}
-    place = {kind: name for kind, name in place.items() if shipped(f"{name}.json").is_file()}
+    there = lambda name: with_suffix(name, ".json").is_file() if folder else name in checkpoint_names()
+    place = {kind: name for kind, name in place.items() if there(name)}
     logs = {kind: training_log(name) for kind, name in place.items()}
-    models = {kind: load(shipped(name)).requires_grad_(False) for kind, name in place.items()}
+    models = {kind: load(name).requires_grad_(False) for kind, name in place.items()}
     pairs = icl_windows(python_text(512).held_out, windows)
     icl = {kind: icl_score(models[kind], pairs) for kind in FAMILY[:3] if kind in models}
     report = {"final_score": icl["induction-2l"], **phase_report(logs)}

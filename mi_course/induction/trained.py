@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import partial
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from mi_course import circuits
 from mi_course.errors import CourseError
-from mi_course.files import data_dir, read_checked
+from mi_course.files import read_checked, shipped_path
 from mi_course.induction.scores import patterns
 from mi_course.models import TinyTransformer, load
 
@@ -26,24 +25,19 @@ def training_log(name: str) -> dict[str, Tensor]:
 
     One entry an evaluation, a hundredth of the schedule apart; `loss` alone has one a step.
     """
-    tensors, _ = read_checked(shipped(f"{name}-log"))
+    tensors, _ = read_checked(shipped_path(name, "log"))
     return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
 
 
 def snapshots(name: str) -> dict[int, TinyTransformer]:
     """Step → the shipped model `name` as it was before that step of training; step 0 is untrained."""
-    tensors, _ = read_checked(shipped(f"{name}-snapshots"))
-    cfg, along_the_way = load(shipped(name)).cfg, {}
+    tensors, _ = read_checked(shipped_path(name, "snapshots"))
+    cfg, along_the_way = load(name).cfg, {}
     for i, step in enumerate(tensors.pop("step").tolist()):
         model = TinyTransformer(cfg)
         model.load_state_dict({key: weights[i].float() for key, weights in tensors.items()}, strict=False)
         along_the_way[step] = model.eval()
     return along_the_way
-
-
-def shipped(name: str) -> Path:
-    """A path as it is; a bare name inside `data/checkpoints/`."""
-    return Path(name) if Path(name).name != str(name) else data_dir() / "checkpoints" / name
 
 
 def smoothed(values: Float[Tensor, "eval *rest"], width: int = 5) -> Float[Tensor, "eval *rest"]:
@@ -150,14 +144,14 @@ def logits_by_order(
     """Logits from the paths through at most 0, 1, …, n_layers heads, all patterns frozen (Elhage et al. 2021).
 
     Order 0 is the direct path; order 1 adds every head reading the embedding; order 2 adds virtual heads; the last
-    equals the model. Where heads *look* is never cut, so Q- and K-composition are not tested by this. Needs a model
-    whose stream is a sum: attention only, no norm, no bias. `tokens` are those that `model` reads. Derived in
-    notebook 03.
+    equals the model. Where heads *look* is never cut, so Q- and K-composition are not tested by this. Positions that
+    are written into the stream (learned, sinusoidal) count as part of the embedding. Needs a model whose stream is a
+    sum: attention only, no norm, no bias. `tokens` are those that `model` reads. Derived in notebook 03.
     """
     cfg = model.cfg
     if cfg.norm != "none" or cfg.d_mlp or cfg.bias:
         raise CourseError("Terms have an order only in an attention-only model without norm and bias.")
-    kept, embedding = patterns(model, tokens), model.W_E[tokens]
+    kept, embedding = patterns(model, tokens), model(tokens, stop_at_layer=0)
     writes = [torch.zeros_like(embedding) for _ in range(cfg.n_layers)]
     logits = [embedding @ model.W_U]
     for _ in range(cfg.n_layers):

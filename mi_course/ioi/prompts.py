@@ -21,6 +21,7 @@ from mi_course.errors import CourseError
 ROLES = ("IO", "S1", "S1+1", "S2", "END")
 SLOTS = ("A", "B", "S")
 MIDDLE = ("third", "io", "s")
+ROWS = ("tokens", "io", "s", "template", "s_first", "speaker")  # of `Prompts`: an entry each
 
 
 class Task:
@@ -112,11 +113,9 @@ class Task:
             raise CourseError(f"middle={middle!r}: choose from {', '.join(MIDDLE)}.")
         if bool((io == s).any()):
             raise CourseError("IO and S are the same name in a prompt: there is no second name.")
-        second = s if speaker is None else speaker
-        between = {"third": third, "io": io, "s": s}[middle]
-        rows, places = [], []
-        for t, first, a, b, two, m in zip(*(x.tolist() for x in (template, s_first, io, s, second, between))):
-            slots = {"A": b if first else a, "B": a if first else b, "S": two, "M": m}
+        speaker = s if speaker is None else speaker
+        drawn, rows, places = torch.stack([io, s, third]), [], []
+        for t, slots in zip(template.tolist(), in_slots(s_first, drawn, speaker, middle)):
             rows.append(self._tokens(t, slots))
             places.append(self._places(rows[-1], t, slots))
         tokens = torch.tensor(rows)
@@ -125,7 +124,7 @@ class Task:
         where = dict(zip(ROLES, (at_io, s1, s1 + 1, s2, torch.full_like(s2, tokens.shape[1] - 1))))
         named = {"io": self.ids[io], "s": self.ids[s]}
         return Prompts(tokens, **named, where=where, template=template, s_first=s_first,
-                       drawn=torch.stack([io, s, third]), middle=middle, task=self)  # fmt: skip
+                       drawn=drawn, speaker=speaker, middle=middle, task=self)  # fmt: skip
 
     def _places(self, row: list[int], template: int, slots: dict[str, int]) -> list[int]:
         """Positions of A, B and S, found by their order in the template."""
@@ -138,6 +137,16 @@ class Task:
                 "the beginning or behind a bracket is often another token."
             )
         return [found[order.index(slot)] for slot in SLOTS]
+
+
+def in_slots(s_first: Tensor, drawn: Tensor, speaker: Tensor, middle: str) -> list[dict[str, int]]:
+    """Which name stands in which slot of each prompt, by number; the arguments are those of `Prompts`."""
+    io, s, third = drawn
+    between = {"third": third, "io": io, "s": s}[middle]
+    rows = zip(*(x.tolist() for x in (s_first, io, s, speaker, between)))
+    return [
+        {"A": b if first else a, "B": a if first else b, "S": said, "M": m} for first, a, b, said, m in rows
+    ]
 
 
 def check_templates(templates: Sequence[str]) -> None:
@@ -167,6 +176,7 @@ class Prompts:
         template: which one.
         s_first: BABA, else ABBA.
         drawn: numbers of the names: io, s, third.
+        speaker: number of the name in the place of S2: that of s, unless somebody else speaks.
         middle: who stands in the middle sentence.
         task: what they were made from.
     """
@@ -178,6 +188,7 @@ class Prompts:
     template: Int[Tensor, "batch"]
     s_first: Tensor
     drawn: Int[Tensor, "three batch"]
+    speaker: Int[Tensor, "batch"]
     middle: str
     task: Task
 
@@ -191,30 +202,30 @@ class Prompts:
     @property
     def texts(self) -> list[str]:
         """The prompts in words."""
-        io, s, third = self.drawn.tolist()
-        between = {"third": third, "io": io, "s": s}[self.middle]
-        rows = zip(self.template.tolist(), self.s_first.tolist(), io, s, between)
-        return [
-            self.task.text(t, {"A": b if first else a, "B": a if first else b, "S": b, "M": m})
-            for t, first, a, b, m in rows
-        ]
+        slots = in_slots(self.s_first, self.drawn, self.speaker, self.middle)
+        return [self.task.text(*row) for row in zip(self.template.tolist(), slots)]
 
     def __getitem__(self, rows) -> Prompts:
         """Some of the prompts."""
         where = {role: at[rows] for role, at in self.where.items()}
-        parts = {name: getattr(self, name)[rows] for name in ("tokens", "io", "s", "template", "s_first")}
+        parts = {name: getattr(self, name)[rows] for name in ROWS}
         return replace(self, where=where, drawn=self.drawn[:, rows], **parts)
 
-    def _again(self, io: Tensor, s: Tensor, third: Tensor, s_first: Tensor, **more) -> Prompts:
-        return self.task.written(self.template, s_first, io, s, third, middle=self.middle, **more)
+    def _again(self, io: Tensor, s: Tensor, third: Tensor, s_first: Tensor, speaker: Tensor) -> Prompts:
+        return self.task.written(self.template, s_first, io, s, third, middle=self.middle, speaker=speaker)
 
     def flipped(self) -> Prompts:
         """The same names with the first two exchanged: where S stood is another place, who S is stays."""
-        return self._again(*self.drawn, ~self.s_first)
+        made = self._again(*self.drawn, ~self.s_first, self.speaker)
+        return replace(made, io=self.io, s=self.s)
 
     def renamed(self, seed: int = 1) -> Prompts:
         """Other names, drawn with `seed`, in the same places: who S is changes, where S stood stays."""
-        return self._again(*self._others(3, seed), self.s_first)
+        _, s, third = self.drawn
+        stranger = (self.speaker != s) & (self.speaker != third)
+        new = self._others(4 if bool(stranger.any()) else 3, seed)
+        speaker = torch.where(self.speaker == s, new[1], torch.where(stranger, new[-1], new[2]))
+        return self._again(*new[:3], self.s_first, speaker)
 
     def strangers(self, seed: int = 1) -> Prompts:
         """Three names that are all different, none of them the prompt's: the syntax stays, and nobody is said twice.
@@ -222,12 +233,13 @@ class Prompts:
         `io` and `s` are those of the prompt itself, so both runs can be asked the same question. `seed` is of the draw.
         """
         io, s, speaker = self._others(3, seed)
-        made = self._again(io, s, self.drawn[2], self.s_first, speaker=speaker)
+        made = self._again(io, s, self.drawn[2], self.s_first, speaker)
         return replace(made, io=self.io, s=self.s)
 
     def third_person(self) -> Prompts:
         """The prompt's own two names first, and a third person in the second clause: nothing says who."""
-        return self._again(*self.drawn, self.s_first, speaker=self.drawn[2])
+        made = self._again(*self.drawn, self.s_first, self.drawn[2])
+        return replace(made, io=self.io, s=self.s)
 
     def _others(self, n: int, seed: int) -> Int[Tensor, "n batch"]:
         """n names for each prompt that are not its own two (nor the third, where enough are left)."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mi_course import files
 from mi_course.corpora.corpus import generator
-from mi_course.errors import CourseError, nearest
+from mi_course.errors import CourseError
 from mi_course.lenses.streams import checked_layers, fingerprint, streams, unembed
 
 
@@ -149,14 +149,9 @@ def load_lens(name_or_path: str | Path) -> Lens:
     Args:
         name_or_path: `smollm2-jacobian`, `smollm2-tuned`, or what `save` was given.
     """
-    path = files.with_suffix(name_or_path, ".json")
-    if path.parent == Path(".") and not path.exists():
-        path = files.checkpoints() / path.name
-        known = files.checkpoint_names("lens")
-        if path.stem not in known:
-            raise CourseError(f"There is no lens {str(name_or_path)!r}.{nearest(path.stem, known)}")
+    path = files.shipped_path(name_or_path, "lens")
     tensors, card = files.read_checked(path)
-    if "lens" not in card:
+    if not {"lens", "of"} <= card.keys():
         raise CourseError(f"{path} is no lens.")
     part = (
         lambda letter: {  # noqa: E731

@@ -73,6 +73,11 @@ class TinyConfig:
     def d_head(self) -> int:
         return self.head_width or self.d_model // self.n_heads
 
+    @property
+    def positions_in_stream(self) -> bool:
+        """Whether a table of positions is added to the stream, and not to what Q and K read alone."""
+        return self.positions in ("learned", "sinusoidal")
+
     # What TransformerLens' ActivationCache and tools ask of a configuration.
     attn_only = property(lambda self: self.d_mlp == 0)
     normalization_type = property(lambda self: {"none": None, "layernorm": "LN", "rmsnorm": "RMS"}[self.norm])

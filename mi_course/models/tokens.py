@@ -18,12 +18,17 @@ def next_token_loss(
     return flat.view(len(tokens), -1) if per_token else flat
 
 
-def checked_tokens(tokens: Int[Tensor, "..."], cfg) -> Int[Tensor, "batch pos"]:
-    """The tokens, if a model of the configuration `cfg` can read them; ids on a GPU are not waited for."""
+def check_rows(tokens: Int[Tensor, "..."]) -> None:
+    """One sentence for `tokens` that are not [batch pos]."""
     if tokens.ndim != 2:
         raise CourseError(
             f"tokens must be [batch pos], not {list(tokens.shape)}: use tokens[None] for one row."
         )
+
+
+def checked_tokens(tokens: Int[Tensor, "..."], cfg) -> Int[Tensor, "batch pos"]:
+    """The tokens, if a model of the configuration `cfg` can read them; ids on a GPU are not waited for."""
+    check_rows(tokens)
     if tokens.shape[1] > cfg.n_ctx:
         raise CourseError(f"{tokens.shape[1]} tokens do not fit: this model reads n_ctx={cfg.n_ctx}.")
     if tokens.device.type == "cpu" and tokens.numel():

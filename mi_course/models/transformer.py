@@ -15,7 +15,7 @@ from mi_course.errors import CourseError, nearest
 from mi_course.files import read_checked, save_checked, shipped_path
 from mi_course.models.config import TinyConfig
 from mi_course.models.layers import Block, Embed, Norm, PosEmbed, Unembed
-from mi_course.models.tokens import checked_tokens, next_token_loss
+from mi_course.models.tokens import check_rows, checked_tokens, next_token_loss
 
 CACHING = {"device", "incl_bwd", "reset_hooks_end", "clear_contexts", "pos_slice"}  # left to TransformerLens
 
@@ -81,10 +81,10 @@ class TinyTransformer(HookedRootModule):
         resid, qk_positions = self.hook_embed(self.embed(tokens)), None
         if hasattr(self, "pos_embed"):
             positions = self.hook_pos_embed(self.pos_embed.W_pos[: tokens.shape[1]])
-            if self.cfg.positions == "shortformer":
-                qk_positions = positions
-            else:
+            if self.cfg.positions_in_stream:
                 resid = resid + positions
+            else:
+                qk_positions = positions
         seeing = self.cfg.n_layers if self.cfg.position_layers is None else self.cfg.position_layers
         for i, block in enumerate(self.blocks[:stop_at_layer]):
             resid = block(resid, qk_positions if i < seeing else None)
@@ -223,7 +223,7 @@ class TinyTransformer(HookedRootModule):
     @torch.no_grad()
     def generate(
         self,
-        tokens: Int[Tensor, "batch pos"],
+        tokens: Int[Tensor, "..."],
         n: int,
         *,
         seed: int = 0,
@@ -233,11 +233,14 @@ class TinyTransformer(HookedRootModule):
     ) -> Int[Tensor, "batch longer"]:
         """Append up to n sampled tokens. Temperature 0 takes the likeliest; ends once every row drew `stop`.
 
-        `tokens` are continued, each drawn by `seed` from the softmax of logits / `temperature`, among the `top_k`
+        `tokens` [batch pos], at least one a row, are continued, each drawn by `seed` from the softmax of logits / `temperature`, among the `top_k`
         likeliest only (default: all).
         """
         if n < 0 or temperature < 0 or (top_k is not None and not 1 <= top_k <= self.cfg.d_vocab):
             raise CourseError("generate needs n ≥ 0, temperature ≥ 0 and 1 ≤ top_k ≤ d_vocab.")
+        check_rows(tokens)
+        if not tokens.shape[1]:
+            raise CourseError("generate needs at least one token a row to go on from.")
         draw = torch.Generator(device=tokens.device).manual_seed(seed)
         done = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
         for _ in range(n):

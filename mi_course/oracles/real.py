@@ -154,11 +154,13 @@ def load_update(name_or_path: str | Path, model) -> tuple[dict, dict]:
         name_or_path: a shipped oracle's name, or the path of a saved one.
         model: the target that it was trained from.
     """
-    path = Path(name_or_path)
-    tensors, card = files.read_checked(path if path.parent != Path(".") else files.checkpoints() / path)
-    if card.get("target") != identity(model):
+    path = files.shipped_path(name_or_path, "target")
+    tensors, card = files.read_checked(path)
+    if "target" not in card:
+        raise CourseError(f"{path} is no oracle: its card names no model whose activations it reads.")
+    if card["target"] != identity(model):
         raise CourseError(
-            f"{path.name} was trained on another model's activations (its card names {card.get('target')}, this model "
+            f"{path.stem} was trained on another model's activations (its card names {card['target']}, this model "
             f"is {identity(model)}): an oracle reads the model it was copied from."
         )
     return tensors, card

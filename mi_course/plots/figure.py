@@ -29,6 +29,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from mi_course import files
 from mi_course.corpora.corpus import visible
 from mi_course.errors import CourseError, nearest
 
@@ -119,7 +120,10 @@ class Figure:
         return _in_256_colours(buffer) if kind == "png" else buffer.getvalue()
 
     def save(self, path: str | Path) -> Path:
-        """Write .html or, where there is a picture, .png, .svg or .pdf: the ending of `path` decides."""
+        """Write .html or, where there is a picture, .png, .svg or .pdf: the ending of `path` decides.
+
+        Its folder is made where it is missing.
+        """
         path = Path(path)
         kind = path.suffix[1:].lower()
         known = ["html"] if self.picture is None else ["html", "png", "svg", "pdf"]
@@ -128,8 +132,7 @@ class Figure:
                 f"Cannot save a figure as {path.name!r}: its name must end in .{' or .'.join(known)}."
             )
         page = f'<!doctype html><meta charset="utf-8"><title>{escape(self.title)}</title>{self._repr_html_()}'
-        path.write_bytes(page.encode() if kind == "html" else self._rendered(kind))
-        return path
+        return files.write(path, page if kind == "html" else self._rendered(kind))
 
 
 def as_array(name: str, values: Any, ndim: int | None = None) -> Float[np.ndarray, "..."]:

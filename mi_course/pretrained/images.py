@@ -38,14 +38,27 @@ def pixels(
     As the weights were trained: of the shorter side size / (size + 32) is kept, then scaled (bicubic). `image` is a
     file, a picture of Pillow's, or an array [row column channel] of bytes.
     """
-    if isinstance(image, np.ndarray):
-        image = Image.fromarray(image)
-    opened = (image if isinstance(image, Image.Image) else Image.open(image)).convert("RGB")
+    opened = picture(image)
     width, height = opened.size
     side = round(size / (size + 32) * min(width, height))
     left, top = (width - side) // 2, (height - side) // 2
     middle = opened.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
     return (torch.from_numpy(np.array(middle, dtype=np.float32)).permute(2, 0, 1)[None] - 127) / 128
+
+
+def picture(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
+    """A file, an array of bytes or a picture of Pillow's as the last, in colours; one sentence where `image` is none."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)):
+            raise CourseError(
+                f"A picture is an array [row column channel] of bytes (uint8, 0 … 255), not {list(image.shape)} of {image.dtype}."
+            )
+        image = Image.fromarray(image)
+    try:
+        return (image if isinstance(image, Image.Image) else Image.open(image)).convert("RGB")
+    except (OSError, SyntaxError) as error:
+        why = getattr(error, "strerror", None) or "in no known format, or cut short"
+        raise CourseError(f"{image} cannot be read as a picture: {why}.") from error
 
 
 def untrained_vision(images: Float[Tensor, "batch channel row column"], seed: int = 0) -> EfficientNetLite:

@@ -63,7 +63,9 @@ def inside_text(source: str) -> list[bool] | None:
     Python's own tokenizer says so, not a guess. Quotes and the # belong to the text.
     """
     starts = [0]
-    for line in source.splitlines(keepends=True):
+    for line in io.StringIO(
+        source
+    ):  # as the tokenizer counts lines: str.splitlines also ends them at a form feed
         starts.append(starts[-1] + len(line))
     inside = [False] * len(source)
     try:

@@ -194,10 +194,10 @@ class Dictionary(nn.Module):
         tensors, card = cls._read(path)
         if cls.entry not in card:
             raise CourseError(f"{path} is not {cls.called}: its card has no entry {cls.entry!r}.")
-        sae = cls(cls.config(**card[cls.entry]))
         try:
+            sae = cls(cls.config(**card[cls.entry]))
             sae.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-        except RuntimeError as error:
+        except (RuntimeError, TypeError) as error:
             raise CourseError(
                 f"Card and weights of {path} disagree: {str(error).splitlines()[-1].strip()}"
             ) from error

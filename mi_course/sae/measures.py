@@ -24,11 +24,14 @@ def fvu(x: Float[Tensor, "*sample d_in"], x_hat: Float[Tensor, "..."]) -> float:
 
     Sums are taken in 32-bit floats at least, over all axes but the last. A few rows of huge norm (the first position
     of real models) hold nearly all of the variance, and then FVU is about them alone: a warning gives the value
-    without them. `x` are activations, `x_hat` their reconstructions, of the same shape.
+    without them. `x` are activations, `x_hat` their reconstructions, of the same shape. Rows that are all the same have no
+    variance that could be explained, and are refused.
     """
     if x.shape != x_hat.shape:
         raise CourseError(f"x and x̂ need one shape, not {list(x.shape)} and {list(x_hat.shape)}.")
     x, x_hat = as_rows(x), as_rows(x_hat)
+    if not len(x) or bool((x == x[0]).all()):
+        raise CourseError("FVU needs rows that differ: these have no variance that could be explained.")
     few = sinks(x)
     if few is not None and not bool(few.all()):
         rest = unexplained(x[~few], x_hat[~few])

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_course import plots
+from mi_course import files, plots
 from mi_course.corpora import scripts
 from mi_course.corpora.corpus import Corpus
 from mi_course.errors import CourseError
@@ -352,7 +352,6 @@ def gallery(
     if not pages:
         raise CourseError("A gallery needs at least one feature page.")
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     names = {(page.of, page.feature): file_name(page) for page in pages}
     for at, page in enumerate(pages):
         around = [pages[at - 1] if at else None, pages[at + 1] if at + 1 < len(pages) else None]
@@ -369,10 +368,8 @@ def gallery(
                 body = body.replace(plain, f'data-f="{near}"><a href="{names[page.of, near]}">{near}</a><')
         title = f"{page.label}: feature {page.feature} of {page.of}"
         text = wrap(title, nav, f"<h1>{escape(title)}</h1>{body}")
-        (folder / file_name(page)).write_text(text, encoding="utf-8")
-    index = folder / "index.html"
-    index.write_text(wrap("Features", home, index_of(pages)), encoding="utf-8")
-    return index
+        files.write(folder / file_name(page), text)
+    return files.write(folder / "index.html", wrap("Features", home, index_of(pages)))
 
 
 def file_name(page: FeaturePage) -> str:

@@ -59,12 +59,14 @@ def half_point(
     none has.
 
     Args:
-        frequency: of each concept, above 0.
+        frequency: of each concept, above 0, and not all the same.
         has: whether it has a feature.
         ridge: on the slope.
     """
     if bool(has.all()) or not bool(has.any()):
         return float("nan")
+    if not bool((frequency > 0).all()) or len(frequency.unique()) < 2:
+        raise CourseError("A half point needs frequencies above 0 that are not all the same.")
     at = frequency.double().log10()
     middle, spread = at.mean(), at.std()
     scaled = ((at - middle) / spread)[:, None].numpy()

@@ -84,5 +84,9 @@ def interval(
         pick = torch.randint(len(x), (len(x),), generator=rng)
         if len(x[pick].unique()) > 1:
             found.append(power_law(x[pick], y[pick]).exponent)
+    if not found:
+        raise CourseError(
+            "An interval needs points of at least two different x, and at least one draw that holds them."
+        )
     low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)

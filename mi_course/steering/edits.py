@@ -121,8 +121,13 @@ def layer_of(edit: Add | Cap) -> int:
 
 
 def writes(model) -> list[str]:
-    """Hooks of all that `model` adds to its stream: embeddings, then attention and MLP of every block."""
-    names = [name for name in ("hook_embed", "hook_pos_embed") if name in model.hook_dict]
+    """Hooks of all that `model` adds to its stream: embeddings, then attention and MLP of every block.
+
+    Positions that reach Q and K alone (shortformer) write nothing into it.
+    """
+    added = getattr(model.cfg, "positions_in_stream", True)
+    embeddings = ("hook_embed", "hook_pos_embed") if added else ("hook_embed",)
+    names = [name for name in embeddings if name in model.hook_dict]
     if "hook_embed" not in names:
         names = ["embed.hook_out"]  # a bridge, whose rotary positions write nothing
     for i in range(model.cfg.n_layers):

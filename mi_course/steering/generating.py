@@ -161,7 +161,7 @@ def mean_loss(
 
     Args:
         model: a `TinyTransformer` or a bridge.
-        texts: ids [pos] or [1 pos], one text each.
+        texts: ids [pos] or [1 pos], one text each; one of two tokens at least.
         edits: made in every run.
         first: 0 leaves the first token alone; None edits it as well.
     """
@@ -171,4 +171,6 @@ def mean_loss(
             tokens = row.reshape(1, -1)
             losses = next_token_loss(model(tokens), tokens, per_token=True)
             total, count = total + float(losses.sum()), count + losses.numel()
+    if not count:
+        raise CourseError("A loss needs a next token: give at least one text of two tokens or more.")
     return total / count

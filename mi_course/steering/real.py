@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mi_course.errors import CourseError, nearest
-from mi_course.files import checkpoints, data_dir, read_checked
+from mi_course.files import data_dir, read_checked, shipped_path
 from mi_course.lenses.streams import hook_of, streams
 from mi_course.pretrained import chat
 from mi_course.steering.directions import Direction, activations, direction, shuffled
@@ -248,8 +248,6 @@ def roles(model) -> Iterator[tuple[str, Tensor]]:
 SWEEPS = {"smollm2-doses": doses, "smollm2-refusal": refusal, "smollm2-roles": roles}
 
 
-def shipped(name: str) -> dict[str, Tensor]:
-    """What a shipped sweep, a `name` in `SWEEPS`, has written: its tensors by name."""
-    if name not in SWEEPS:
-        raise CourseError(f"There is no sweep {name!r}.{nearest(name, SWEEPS)}")
-    return read_checked(checkpoints() / f"{name}.json")[0]
+def shipped(name: str | Path) -> dict[str, Tensor]:
+    """What a shipped sweep, a `name` in `SWEEPS` or a path, has written: its tensors by name."""
+    return read_checked(shipped_path(name, "dtype"))[0]

@@ -126,7 +126,12 @@ def text(tokens: Int[Tensor, "pos"]) -> str:
 
 
 def numbers(all_of: Sequence[str], some: Sequence[str]) -> Tensor:
-    """Where `some` words stand among `all_of`."""
+    """Where `some` words, one at least, stand among `all_of`."""
+    if not len(some):
+        raise CourseError("There is nothing to draw from: name at least one word.")
+    for word in some:
+        if word not in all_of:
+            raise CourseError(f"{word!r} is not among the words to choose from.{nearest(word, all_of)}")
     return torch.tensor([list(all_of).index(word) for word in some])
 
 

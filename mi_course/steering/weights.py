@@ -20,12 +20,12 @@ NORMED = ("embed_ln", "ln1_post", "ln2_post")  # between a writer and the stream
 def writers(model) -> dict[str, Tensor]:
     """Name → every weight of `model` that is added to the stream, as a view [… d_model].
 
-    A `TinyTransformer`: W_E, W_pos, W_O, W_out and the biases b_O, b_out. A bridge: token and position embeddings, and of
+    A `TinyTransformer`: W_E, W_pos where it is added to the stream, W_O, W_out and the biases b_O, b_out. A bridge: token and position embeddings, and of
     each block `attn.o` and `mlp.out` with their biases. A model that norms what it writes (Gemma 2 and 3, Bloom's embedding)
     has none that could be edited.
     """
     if isinstance(model, TinyTransformer):
-        ends = ("W_E", "W_pos", "W_O", "b_O", "W_out", "b_out")
+        ends = ("W_E", "W_O", "b_O", "W_out", "b_out") + ("W_pos",) * model.cfg.positions_in_stream
         return {name: p.data for name, p in model.named_parameters() if name.endswith(ends)}
     parts = {
         name: part for name, part in model.named_children() if name in ("embed", "pos_embed", "embed_ln")
