@@ -93,7 +93,6 @@ def test_controls_have_the_length_of_the_vector_and_nothing_of_its_direction():
         (lambda m: village.requests(1, verbs=["steel"]), "'steel' .* Did you mean 'steal'"),
         (lambda m: village.requests(1, verbs=[]), "at least one word"),
         (lambda m: village.requests(1, topics=[]), "at least one word"),
-        (lambda m: village.trait_share(TOKENS, "lowd"), "no trait 'lowd'. Did you mean 'loud'"),
         (lambda m: steering.mean_loss(m, []), "at least one text of two tokens"),
         (lambda m: steering.mean_loss(m, [TOKENS[0, :1]]), "at least one text of two tokens"),
         (lambda m: village.requests(1, system=("be", "lud")), "says 'lud'. Did you mean 'loud'"),
