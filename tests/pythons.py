@@ -82,6 +82,12 @@ def turning(rows: tuple[Row, ...]) -> list[str]:
     return [name for name, one in measures.items() if len({one.met(row.measures[name]) for row in rows}) > 1]
 
 
+def in_words(columns: list[str]) -> str:
+    """Which Pythons executed a notebook."""
+    first, *others = (column.removeprefix("Python ") for column in columns)
+    return f"Python {first}" + "".join(f", {version}" for version in others[:-1]) + f" and {others[-1]}"
+
+
 def page(found: dict[str, dict[str, list[Row]]]) -> str:
     """Notebook → Python → rows, as tables."""
     parts = [HEAD]
@@ -92,7 +98,7 @@ def page(found: dict[str, dict[str, list[Row]]]) -> str:
         said = (
             f"Verdicts that differ: {', '.join(flips)}."
             if flips
-            else f"{len(rows)} claims, each with the same verdict on all."
+            else f"{len(rows)} claims, each with the same verdict on {in_words(list(columns))}."
         )
         if turns:
             said += f" Measures that meet their bound on some and miss it on others: {', '.join(turns)}."
