@@ -118,9 +118,32 @@ def test_the_quick_width_is_16_bits_where_they_are_fast(sound, monkeypatch, caps
 
 def test_nothing_is_said_of_a_processor_that_cannot_be_asked(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64"}, raising=False)
-    assert language.slowness(torch.float16, "cpu") == ""
+    assert language.slowness(torch.float16, torch.device("cpu")) == ""
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert language.slowness(torch.float16, "cpu") == ""
+    assert language.slowness(torch.float16, torch.device("cpu")) == ""
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", torch.device("cpu"), torch.device("cpu", 0)], ids=repr)
+def test_a_cpu_is_a_cpu_however_it_is_written(device, tmp_path, monkeypatch, capsys):
+    able = {"architecture": "x86_64", "avx512_fp16": False, "avx512_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    folder = save(tmp_path / "half", MAKES["Llama"](), torch.float16)
+    assert {p.dtype for p in pretrained.load(folder, device=device).parameters()} == {torch.float32}
+    assert "stored in float16, computed in float32" in capsys.readouterr().out
+    pretrained.load(folder, dtype=torch.float16, device=device)
+    assert "no fast float16 arithmetic" in capsys.readouterr().out
+    pretrained.untrained(folder, device=device)
+    assert pretrained.quick_dtype(device) == torch.float32
+
+
+def test_a_device_that_is_not_here_is_a_sentence(sound):
+    asks = (pretrained.load, pretrained.untrained, lambda _, device: pretrained.vision("no matter", device))
+    for ask in (*asks, lambda _, device: pretrained.quick_dtype(device)):
+        with pytest.raises(CourseError, match="torch knows no device 'gpu': pass 'cpu', 'cuda' or 'mps'"):
+            ask(sound, device="gpu")
+    for ask in () if torch.cuda.is_available() else asks:
+        with pytest.raises(CourseError, match="has no device 'cuda:3' .*: pass device='cpu'.$"):
+            ask(sound, device=torch.device("cuda:3"))
 
 
 def test_loading_leaves_transformers_as_it_was(sound):

@@ -13,15 +13,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mi_course.errors import CourseError
-from mi_course.pretrained import registry
+from mi_course.pretrained import devices, registry
 from mi_course.pretrained.efficientnet import SIZE, EfficientNetLite
 
 
-def vision(name: str, device: str = "cpu") -> EfficientNetLite:
+def vision(name: str, device: str | torch.device = "cpu") -> EfficientNetLite:
     """A carried image network, in evaluation mode and float32, with hooks at every step and its classes' names.
 
     `name` is one of the registry; `device` is where it goes.
     """
+    device = devices.present(device)
     if registry.carried(name).kind != "vision":
         raise CourseError(f"{name} is a language model: pretrained.load({name!r}) loads it.")
     folder = registry.folder(name)

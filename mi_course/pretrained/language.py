@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mi_course.errors import CourseError, first_line, nearest
-from mi_course.pretrained import registry
+from mi_course.pretrained import devices, registry
 
 WEIGHTS = (
     "model.safetensors",
@@ -29,7 +29,7 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "s
 LFS = b"version https://git-lfs"
 
 
-def load(name_or_folder: str | Path, dtype: torch.dtype | None = None, device: str = "cpu"):
+def load(name_or_folder: str | Path, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"):
     """A pretrained model as a `TransformerBridge`, with its tokenizer.
 
     A carried model by its name (`CARRIED`), a Hugging Face folder by its path (both without a network), or with a
@@ -41,14 +41,15 @@ def load(name_or_folder: str | Path, dtype: torch.dtype | None = None, device: s
     Args:
         name_or_folder: what to open.
         dtype: to compute in.
-        device: `cpu`, `cuda`, …
+        device: `cpu`, `cuda`, …, or a `torch.device`.
     """
+    device = devices.present(device)
     folder = found(name_or_folder)
     if folder is None:
         return from_hub(str(name_or_folder), dtype, device)
     stored = checked(folder)
     if dtype is None:
-        dtype = torch.float32 if device == "cpu" else stored
+        dtype = torch.float32 if device.type == "cpu" else stored
         if dtype != stored and str(name_or_folder) not in registry.CARRIED:
             print(
                 f"{folder.name}: stored in {short(stored)}, computed in {short(dtype)} (dtype= changes that)."
@@ -59,7 +60,10 @@ def load(name_or_folder: str | Path, dtype: torch.dtype | None = None, device: s
 
 
 def untrained(
-    name_or_folder: str | Path, seed: int = 0, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    name_or_folder: str | Path,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
 ):
     """The same architecture and tokenizer with fresh random weights: the control for what training did.
 
@@ -68,6 +72,7 @@ def untrained(
     """
     import transformers
 
+    device = devices.present(device)
     folder = found(name_or_folder)
     if folder is None:
         raise CourseError(
@@ -215,21 +220,21 @@ def is_fast(dtype: torch.dtype) -> bool:
     return any(able.get(name) for name in FAST[dtype])
 
 
-def quick_dtype(device: str = "cpu") -> torch.dtype:
+def quick_dtype(device: str | torch.device = "cpu") -> torch.dtype:
     """bfloat16 where this machine is fast at it, else float32: for sweeps in which two decimals are enough.
 
     A graphics processor counts as fast; a CPU counts where PyTorch knows that it is (`FAST`). bfloat16 keeps eight bits of
     a number, so a logit of 20 is good to 0.1: what is exact needs float32.
 
     Args:
-        device: `cpu`, `cuda`, …
+        device: `cpu`, `cuda`, …, or a `torch.device`.
     """
-    return torch.bfloat16 if device != "cpu" or is_fast(torch.bfloat16) else torch.float32
+    return torch.bfloat16 if devices.named(device).type != "cpu" or is_fast(torch.bfloat16) else torch.float32
 
 
-def slowness(dtype: torch.dtype, device: str) -> str:
+def slowness(dtype: torch.dtype, device: torch.device) -> str:
     """A sentence where this processor says it has no fast arithmetic of that width, else nothing."""
-    if device != "cpu" or dtype not in FAST or capabilities().get("architecture") != "x86_64":
+    if device.type != "cpu" or dtype not in FAST or capabilities().get("architecture") != "x86_64":
         return ""  # where nobody can say, nothing is said
     if is_fast(dtype):
         return ""
@@ -273,7 +278,7 @@ def weighted(folder: Path, dtype: torch.dtype):
     return model.eval()
 
 
-def bridged(folder: Path, model, dtype: torch.dtype, device: str):
+def bridged(folder: Path, model, dtype: torch.dtype, device: torch.device):
     """The bridge around a `transformers` model, with the folder's tokenizer."""
     import transformers
     from transformer_lens import TransformerBridge
@@ -283,18 +288,20 @@ def bridged(folder: Path, model, dtype: torch.dtype, device: str):
     except Exception as error:
         raise CourseError(f"The tokenizer in {folder} cannot be read: {first_line(error)}") from error
     bridge = TransformerBridge.boot_transformers(
-        str(folder), hf_model=model.to(device), tokenizer=tokenizer, dtype=dtype, device=device
+        str(folder), hf_model=model.to(device), tokenizer=tokenizer, dtype=dtype, device=str(device)
     ).eval()
     bridge.cfg.default_prepend_bos &= not (folder / registry.CARD).is_file()
     return bridge
 
 
-def from_hub(name: str, dtype: torch.dtype | None, device: str):
+def from_hub(name: str, dtype: torch.dtype | None, device: torch.device):
     """With a network: a model of the hub by its name."""
     from transformer_lens import TransformerBridge
 
     try:
-        return TransformerBridge.boot_transformers(name, dtype=dtype or torch.float32, device=device).eval()
+        return TransformerBridge.boot_transformers(
+            name, dtype=dtype or torch.float32, device=str(device)
+        ).eval()
     except Exception as error:  # whatever the hub's client raises, a learner needs one sentence
         hint = nearest(name, registry.CARRIED)
         raise CourseError(
