@@ -179,6 +179,17 @@ def test_untrained_wants_a_folder():
         pretrained.untrained("gpt2")
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"num_attention_heads": 0}, {"vocab_size": "many"}, {"hidden_act": "swishy"}], ids=str
+)
+def test_a_config_of_no_model(folder, wrong):
+    change(folder, **wrong)
+    with pytest.raises(CourseError, match="config.json describes no model: ."):
+        pretrained.untrained(folder)
+    with pytest.raises(CourseError, match="cannot be read: ."):
+        pretrained.load(folder)
+
+
 # -- chat ------------------------------------------------------------------------------------------
 
 
@@ -225,12 +236,21 @@ def test_unknown_architectures_get_the_nearest_that_works(folder):
     refuses(
         folder, "a LLaMAForCausalLM, which has no bridge as a language model. Did you mean 'LlamaForCausalLM'"
     )
-    change(folder, architectures=["BertForSequenceClassification"])
-    refuses(folder, "BertForSequenceClassification, which has no bridge")
+    for other in ("LlamaModel", "LlamaForSequenceClassification", "BertForSequenceClassification"):
+        change(folder, architectures=[other])  # the causal one of its model_type
+        refuses(
+            folder, f"{other}, which has no bridge as a language model. Did you mean 'LlamaForCausalLM'.$"
+        )
+    change(folder, architectures="LlamaModel")
+    refuses(folder, "a LlamaModel, which has no bridge")
+    change(folder, architectures=["GPT2Modell"], model_type="of a stranger")
+    refuses(folder, "Did you mean 'GPT2LMHeadModel'")
     change(folder, architectures=["LlamaForCausalLM"], model_type="lama")
     refuses(folder, "model_type 'lama', which is no language model .* Did you mean 'llama'")
     change(folder, architectures=None, model_type=None)
     refuses(folder, "model_type None")
+    change(folder, model_type=["llama"])
+    refuses(folder, "model_type .'llama'., which is no language model")
 
 
 def test_a_config_without_architectures_goes_by_its_type(folder):
@@ -243,10 +263,24 @@ def test_no_weights(folder):
     refuses(folder, "has no weights: none of model.safetensors")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", INDEX, "config.json", "tokenizer.json", "tokenizer_config.json"]
+)
 def test_a_git_lfs_pointer(folder, name):
+    if name == INDEX:
+        (folder / "model.safetensors").unlink()
     (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 269060280\n")
     refuses(folder, f"{name} is a Git LFS pointer, not the file itself: run `git lfs pull`")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
+def test_an_index_that_is_none(folder, text):
+    (folder / "model.safetensors").unlink()
+    (folder / INDEX).write_text(text)
+    refuses(folder, f"{INDEX} (cannot be read: it is not a JSON object|is no index of weights)")
 
 
 def test_weights_cut_short(folder):
@@ -271,7 +305,10 @@ def test_missing_weights_are_not_made_up(folder):
 
 def test_weights_of_another_shape(folder):
     change(folder, intermediate_size=65)
-    refuses(folder, "The weights in .* cannot be read")
+    refuses(
+        folder,
+        r"another model than its weights: \S*layers.0.mlp.down_proj.weight is \[32, 64\] in the file and \[32, 65\]",
+    )
 
 
 def test_no_tokenizer(folder):

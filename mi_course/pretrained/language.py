@@ -26,6 +26,14 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+BESIDE = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 LFS = b"version https://git-lfs"
 
 
@@ -79,8 +87,8 @@ def untrained(
             f"{str(name_or_folder)!r} is no folder here, and only a folder's architecture can be copied."
         )
     checked(folder)
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), in_a_sentence(f"{folder}/config.json describes no model"):
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
     return bridged(folder, model, dtype, device)
@@ -127,21 +135,19 @@ def found(name_or_folder: str | Path) -> Path | None:
 
 def checked(folder: Path) -> torch.dtype:
     """What the weights are stored in, once config, architecture, weights and tokenizer were found sound."""
-    config = config_of(folder)
+    config = json_object(
+        folder / "config.json", f"{folder} is not a Hugging Face folder: it has no config.json."
+    )
     known_architecture(config, folder)
     weights = [name for name in WEIGHTS if (folder / name).is_file()]
     if not weights:
         raise CourseError(f"{folder} has no weights: none of {', '.join(WEIGHTS)} is there.")
-    files = shards(folder / weights[0])
-    tokenizers = [folder / name for name in TOKENIZERS if (folder / name).is_file()]
-    for file in (*files, *tokenizers):
+    tokenizers = [name for name in TOKENIZERS if (folder / name).is_file()]
+    beside = [name for name in BESIDE if (folder / name).is_file()]
+    for file in (*shards(folder / weights[0]), *(folder / name for name in (*tokenizers, *beside))):
         if not file.is_file():
             raise CourseError(f"{folder} is incomplete: {file.name}, which its index names, is missing.")
-        with open(file, "rb") as opened:
-            if opened.read(len(LFS)) == LFS:
-                raise CourseError(
-                    f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull` in {folder}."
-                )
+        whole(file)
     if not tokenizers:
         raise CourseError(
             f"{folder} has no tokenizer: save it there with "
@@ -150,14 +156,24 @@ def checked(folder: Path) -> torch.dtype:
     return stored_dtype(config)
 
 
-def config_of(folder: Path) -> dict:
-    path = folder / "config.json"
+def whole(file: Path) -> None:
+    """One sentence for a file that Git LFS has not fetched."""
+    with open(file, "rb") as opened:
+        if opened.read(len(LFS)) == LFS:
+            raise CourseError(
+                f"{file} is a Git LFS pointer, not the file itself: run `git lfs pull` in {file.parent}."
+            )
+
+
+def json_object(path: Path, absent: str = "") -> dict:
+    """What a JSON file holds; one sentence where it is absent (that one), a pointer of Git LFS, or no object."""
     if not path.is_file():
-        raise CourseError(f"{folder} is not a Hugging Face folder: it has no config.json.")
+        raise CourseError(absent)
+    whole(path)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(config, dict)
-        return config
+        held = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(held, dict)
+        return held
     except (ValueError, AssertionError):
         raise CourseError(f"{path} cannot be read: it is not a JSON object.") from None
 
@@ -168,21 +184,20 @@ def known_architecture(config: dict, folder: Path) -> None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     causal = {
-        name
-        for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-        for name in ([names] if isinstance(names, str) else names)
+        kind: [names] if isinstance(names, str) else list(names)
+        for kind, names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()
     }
-    works = sorted(set(SUPPORTED_ARCHITECTURES) & causal)
-    for name in config.get("architectures") or []:
+    works = sorted(set(SUPPORTED_ARCHITECTURES) & {name for names in causal.values() for name in names})
+    kind, stated = config.get("model_type"), config.get("architectures") or []
+    for name in stated if isinstance(stated, list) else [stated]:
         if name not in works:
-            raise CourseError(
-                f"{folder} holds a {name}, which has no bridge as a language model.{nearest(name, works)}"
-            )
-    kind = config.get("model_type")
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            own = [name for name in causal.get(str(kind), []) if name in works]
+            hint = f" Did you mean {' or '.join(map(repr, own))}?" if own else nearest(name, works)
+            raise CourseError(f"{folder} holds a {name}, which has no bridge as a language model.{hint}")
+    if not isinstance(kind, str) or kind not in causal:
         raise CourseError(
             f"{folder}/config.json has the model_type {kind!r}, which is no language model that transformers knows."
-            f"{nearest(str(kind), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)}"
+            f"{nearest(str(kind), causal)}"
         )
 
 
@@ -190,8 +205,12 @@ def shards(weights: Path) -> list[Path]:
     """The files with numbers: of one file itself, of an index those it names."""
     if weights.suffix != ".json":
         return [weights]
-    names = json.loads(weights.read_text(encoding="utf-8"))["weight_map"].values()
-    return [weights.parent / name for name in sorted(set(names))]
+    names = json_object(weights).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise CourseError(
+            f"{weights} is no index of weights: it has no weight_map, the file of each weight; fetch it again."
+        )
+    return [weights.parent / name for name in sorted(set(names.values()))]
 
 
 def stored_dtype(config: dict) -> torch.dtype:
@@ -259,17 +278,30 @@ def hushed(bars: bool = False) -> Iterator[None]:
         logging.enable_progress_bar() if was_on else logging.disable_progress_bar()
 
 
+@contextlib.contextmanager
+def in_a_sentence(beginning: str) -> Iterator[None]:
+    """Whatever is raised inside, after this beginning: safetensors, pickle, transformers raise kinds of their own."""
+    try:
+        yield
+    except CourseError:
+        raise
+    except Exception as error:
+        raise CourseError(f"{beginning}: {first_line(error)}") from error
+
+
 def weighted(folder: Path, dtype: torch.dtype):
     """The model as transformers reads it, with every weight out of the files."""
     import transformers
 
-    with hushed():
-        try:
-            model, told = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, local_files_only=True, output_loading_info=True
-            )
-        except Exception as error:  # safetensors, pickle, transformers: each raises kinds of its own
-            raise CourseError(f"The weights in {folder} cannot be read: {first_line(error)}") from error
+    with hushed(), in_a_sentence(f"The weights in {folder} cannot be read"):
+        model, told = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    for name, stored, meant in sorted(told["mismatched_keys"]):
+        raise CourseError(
+            f"{folder}/config.json is of another model than its weights: {name} is {list(stored)} in the file and "
+            f"{list(meant)} by the config."
+        )
     if missing := sorted(told["missing_keys"]):
         raise CourseError(
             f"{folder} lacks {len(missing)} of the model's weights, {missing[0]} for one; random numbers would stand "
@@ -283,10 +315,8 @@ def bridged(folder: Path, model, dtype: torch.dtype, device: torch.device):
     import transformers
     from transformer_lens import TransformerBridge
 
-    try:
+    with in_a_sentence(f"The tokenizer in {folder} cannot be read"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:
-        raise CourseError(f"The tokenizer in {folder} cannot be read: {first_line(error)}") from error
     bridge = TransformerBridge.boot_transformers(
         str(folder), hf_model=model.to(device), tokenizer=tokenizer, dtype=dtype, device=str(device)
     ).eval()
