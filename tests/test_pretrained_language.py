@@ -153,6 +153,18 @@ def test_loading_leaves_transformers_as_it_was(sound):
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
 
+@pytest.mark.parametrize("make, options, why", [
+    ("Phi", {"qk_layernorm": True}, "PhiForCausalLM .*: .*HF module has 'q_layernorm' but adapter"),
+    ("GPTNeoX", {"attention_bias": False}, "GPTNeoXForCausalLM .*: AssertionError at `assert isinstance.qkv_bias"),
+])  # fmt: skip
+def test_what_transformer_lens_cannot_bridge(make, options, why, tmp_path):
+    folder = save(tmp_path / make, getattr(transformers, f"{make}Config")(**SMALL, **options))
+    for ask in (pretrained.load, pretrained.untrained):
+        with pytest.raises(CourseError, match=f"TransformerLens cannot bridge this {why}") as caught:
+            ask(folder)
+        assert "\n" not in str(caught.value)
+
+
 # -- the control -----------------------------------------------------------------------------------
 
 

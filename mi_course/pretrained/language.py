@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -286,7 +287,8 @@ def in_a_sentence(beginning: str) -> Iterator[None]:
     except CourseError:
         raise
     except Exception as error:
-        raise CourseError(f"{beginning}: {first_line(error)}") from error
+        where = "" if str(error) else f" at `{traceback.extract_tb(error.__traceback__)[-1].line}`"
+        raise CourseError(f"{beginning}: {first_line(error)}{where}") from error
 
 
 def weighted(folder: Path, dtype: torch.dtype):
@@ -317,9 +319,10 @@ def bridged(folder: Path, model, dtype: torch.dtype, device: torch.device):
 
     with in_a_sentence(f"The tokenizer in {folder} cannot be read"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    bridge = TransformerBridge.boot_transformers(
-        str(folder), hf_model=model.to(device), tokenizer=tokenizer, dtype=dtype, device=str(device)
-    ).eval()
+    with in_a_sentence(f"TransformerLens cannot bridge this {type(model).__name__} ({folder})"):
+        bridge = TransformerBridge.boot_transformers(
+            str(folder), hf_model=model.to(device), tokenizer=tokenizer, dtype=dtype, device=str(device)
+        ).eval()
     bridge.cfg.default_prepend_bos &= not (folder / registry.CARD).is_file()
     return bridge
 
