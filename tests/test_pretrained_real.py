@@ -48,6 +48,16 @@ def test_text_becomes_tokens_as_it_was_trained(model):
     assert model.tokenizer.decode(model.to_tokens(TEXT)[0]) == TEXT
 
 
+def test_the_bridges_tokenizer_begins_a_text_and_to_tokens_does_not(model, folder):
+    """As `load` and docs/models.md say; notebooks 10 and 12 were measured so."""
+    import transformers
+
+    own = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)(TEXT).input_ids
+    assert model.to_tokens(TEXT)[0].tolist() == own
+    assert model.tokenizer(TEXT, add_special_tokens=False).input_ids == own
+    assert model.tokenizer(TEXT).input_ids == [model.tokenizer.bos_token_id, *own]
+
+
 def test_it_knows_the_capital_of_france(model):
     with torch.no_grad():
         logits = model(model.to_tokens("The capital of France is"))[0, -1]

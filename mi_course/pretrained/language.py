@@ -45,7 +45,9 @@ def load(name_or_folder: str | Path, dtype: torch.dtype | None = None, device: s
     network a name on the hub. `dtype` is float32 on a CPU and for a name on the hub, and else what the folder's config.json says.
 
     `to_tokens` of a carried model puts nothing before the text, as its own tokenizer; other bridges have
-    TransformerLens' habit of a beginning-of-text token (`model.cfg.default_prepend_bos`).
+    TransformerLens' habit of a beginning-of-text token (`model.cfg.default_prepend_bos`). `model.tokenizer(text)` itself
+    begins with that token wherever the tokenizer has one, for TransformerLens opens it with `add_bos_token=True`; with
+    `add_special_tokens=False` it reads as the folder's does.
 
     Args:
         name_or_folder: what to open.
