@@ -218,6 +218,28 @@ def test_a_conversation_is_written_as_the_template_says(sound):
     assert said([{"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]) == "b c a"
 
 
+@pytest.mark.parametrize("said", [[], ["the cat"], [{"role": "user"}], [{"content": "b"}], [None]], ids=str)
+@pytest.mark.parametrize("system", [None, "sat"])
+def test_what_is_no_conversation(sound, said, system):
+    bridge = pretrained.load(sound)
+    bridge.tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    with pytest.raises(
+        CourseError, match="^A conversation is the user's words, or a list of turns, one at least"
+    ):
+        pretrained.chat(bridge, said, system)
+
+
+def test_what_a_template_refuses(sound):
+    bridge = pretrained.load(sound)
+    bridge.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('Only users speak') }}{% endif %}"
+        "{{ m.content + ' ' }}{% endfor %}"
+    )
+    for turn, why in (("role", "Only users speak"), ("content", ".")):
+        with pytest.raises(CourseError, match=f"template of this model refuses this conversation: {why}"):
+            pretrained.chat(bridge, [{"role": "user", "content": "b", turn: 5}])
+
+
 # -- bad folders, each in one sentence -------------------------------------------------------------
 
 

@@ -56,7 +56,13 @@ def picture(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
             )
         image = Image.fromarray(image)
     try:
-        return (image if isinstance(image, Image.Image) else Image.open(image)).convert("RGB")
+        opened = image if isinstance(image, Image.Image) else Image.open(image)
+        if opened.mode[0] in "IF":  # Pillow would cut off what is above 255
+            raise CourseError(
+                f"A picture has 8 bits a channel, and this one is of Pillow's mode {opened.mode!r}: scale it to 0 … 255, for "
+                "16 bits with Image.fromarray((np.asarray(image) // 257).astype(np.uint8))."
+            )
+        return opened.convert("RGB")
     except (OSError, SyntaxError) as error:
         why = getattr(error, "strerror", None) or "in no known format, or cut short"
         raise CourseError(f"{image} cannot be read as a picture: {why}.") from error

@@ -97,7 +97,7 @@ def untrained(
     return bridged(folder, model, dtype, device)
 
 
-def chat(model, said: str | list[dict], system: str | None = None) -> Int[Tensor, "1 pos"]:
+def chat(model, said: str | list, system: str | None = None) -> Int[Tensor, "1 pos"]:
     """What a chat model reads when a user says that, up to where its answer begins.
 
     `said` is the user's words, or a whole conversation as a list of {"role": …, "content": …}. Without `system` the
@@ -109,13 +109,25 @@ def chat(model, said: str | list[dict], system: str | None = None) -> Int[Tensor
             "This model's tokenizer has no chat template, so nobody can say how a conversation is written for it: "
             "it may be a base model. Give it plain text, or set model.tokenizer.chat_template."
         )
-    turns = [{"role": "user", "content": said}] if isinstance(said, str) else list(said)
+    turns = turns_of(said)
     if system is not None:
         turns = [{"role": "system", "content": system}, *turns]
-    written = tokenizer.apply_chat_template(
-        turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    with in_a_sentence("The chat template of this model refuses this conversation"):
+        written = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
     return written["input_ids"].to(model.cfg.device)
+
+
+def turns_of(said: str | list) -> list[dict]:
+    """A conversation turn by turn, as `chat` reads it."""
+    turns = [{"role": "user", "content": said}] if isinstance(said, str) else said
+    sound = lambda turn: isinstance(turn, dict) and {"role", "content"} <= turn.keys()  # noqa: E731
+    if not isinstance(turns, list | tuple) or not turns or not all(map(sound, turns)):
+        raise CourseError(
+            'A conversation is the user\'s words, or a list of turns, one at least, each {"role": "user", "content": "…"}.'
+        )
+    return list(turns)
 
 
 # -- a folder, looked at before it is read ---------------------------------------------------------
