@@ -1,7 +1,7 @@
 """Real language models as a `TransformerBridge`: carried ones by name, any Hugging Face folder by path.
 
 On a CPU everything is computed in float32 unless `dtype=` says otherwise, whatever the weights are stored in; logits
-are those of `transformers`. Weights stay as trained: no norm is folded and nothing is centred until
+are those of `transformers` to rounding, with its eager attention closest (docs/models.md has the numbers). Weights stay as trained: no norm is folded and nothing is centred until
 `enable_compatibility_mode()` is called.
 """
 
