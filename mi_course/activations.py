@@ -158,22 +158,26 @@ def collect(
         if not first:
             found = from_the_second_on(found, part)
         if rows is None:
-            warn_of_sinks(found, hook, part if first else part[:, 1:])
+            warn_of_sinks(found, hook, part if first else part[:, 1:], first)
             rows = torch.empty(len(tokens) * len(found) // len(part), found.shape[1], dtype=dtype)
         at = start * len(found) // len(part)
         rows[at : at + len(found)] = found
     return rows
 
 
-def warn_of_sinks(rows: Float[Tensor, "token d"], hook: str, tokens: Int[Tensor, "window pos"]) -> None:
+def warn_of_sinks(
+    rows: Float[Tensor, "token d"], hook: str, tokens: Int[Tensor, "window pos"], first: bool = True
+) -> None:
     """A warning where some `rows` are sinks: how many, and how many of them stand at the first position.
 
-    `rows` are those of all `tokens`, window after window; `hook` is the name that the warning says.
+    `rows` are those of all `tokens`, window after window; `hook` is the name that the warning says; without `first`,
+    the first positions were left out before, and nothing is said of them.
     """
     if (few := sinks(rows.float())) is not None:
-        at = f"{int(few.view(tokens.shape)[:, 0].sum()):,} of them at the first position (first=False leaves it out)"
+        there = int(few.view(tokens.shape)[:, 0].sum())
+        at = f", {there:,} of them at the first position (first=False leaves it out)" if first else ""
         warnings.warn(
-            f"{int(few.sum()):,} of {len(rows):,} activations at {hook} are over {HUGE} times as long as the median, {at}: "
+            f"{int(few.sum()):,} of {len(rows):,} activations at {hook} are over {HUGE} times as long as the median{at}: "
             "what is trained or measured on them is about them.",
             stacklevel=3,
         )

@@ -150,6 +150,18 @@ def test_collect_warns_of_huge_activations_and_leaves_them_out(with_sinks, model
         collect(with_sinks, RESID, SAMPLE(0)[:, :1], first=False)
 
 
+def test_without_first_positions_nothing_is_said_of_them():
+    model = TinyTransformer(replace(CONFIG, positions="learned")).eval()
+    with torch.no_grad():
+        model.pos_embed.W_pos[1] *= 1000  # the second token: first of the rows that are left
+    with pytest.warns(
+        UserWarning, match="8 of 128 .* the median, 0 of them at the first position .first=False"
+    ):
+        collect(model, RESID, SAMPLE(0))
+    with pytest.warns(UserWarning, match="8 of 120 activations at .* times as long as the median: what"):
+        collect(model, RESID, SAMPLE(0), first=False)
+
+
 def test_a_store_leaves_the_first_position_of_real_models_out(model, tmp_path):
     bridge = pretrained.to_bridge(model)
     windows = torch.cat([SAMPLE(0), SAMPLE(1)])

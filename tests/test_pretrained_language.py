@@ -67,11 +67,12 @@ def tokens():
 @pytest.mark.parametrize("make", MAKES)
 def test_logits_are_those_of_transformers_in_float32(make, dtype, tmp_path):
     folder = save(tmp_path / make, MAKES[make](), dtype)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    read = transformers.AutoModelForCausalLM.from_pretrained
+    theirs = read(folder, dtype=torch.float32, attn_implementation="eager").eval()
     bridge = pretrained.load(folder)
     assert {p.dtype for p in bridge.parameters()} == {torch.float32} and not bridge.training
     with torch.no_grad():
-        torch.testing.assert_close(bridge(tokens()), theirs(tokens()).logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(bridge(tokens()), theirs(tokens()).logits, atol=1e-5, rtol=0)
 
 
 def test_computing_in_16_bits_would_be_seen_here(tmp_path):
@@ -118,9 +119,32 @@ def test_the_quick_width_is_16_bits_where_they_are_fast(sound, monkeypatch, caps
 
 def test_nothing_is_said_of_a_processor_that_cannot_be_asked(monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "aarch64"}, raising=False)
-    assert language.slowness(torch.float16, "cpu") == ""
+    assert language.slowness(torch.float16, torch.device("cpu")) == ""
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert language.slowness(torch.float16, "cpu") == ""
+    assert language.slowness(torch.float16, torch.device("cpu")) == ""
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", torch.device("cpu"), torch.device("cpu", 0)], ids=repr)
+def test_a_cpu_is_a_cpu_however_it_is_written(device, tmp_path, monkeypatch, capsys):
+    able = {"architecture": "x86_64", "avx512_fp16": False, "avx512_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    folder = save(tmp_path / "half", MAKES["Llama"](), torch.float16)
+    assert {p.dtype for p in pretrained.load(folder, device=device).parameters()} == {torch.float32}
+    assert "stored in float16, computed in float32" in capsys.readouterr().out
+    pretrained.load(folder, dtype=torch.float16, device=device)
+    assert "no fast float16 arithmetic" in capsys.readouterr().out
+    pretrained.untrained(folder, device=device)
+    assert pretrained.quick_dtype(device) == torch.float32
+
+
+def test_a_device_that_is_not_here_is_a_sentence(sound):
+    asks = (pretrained.load, pretrained.untrained, lambda _, device: pretrained.vision("no matter", device))
+    for ask in (*asks, lambda _, device: pretrained.quick_dtype(device)):
+        with pytest.raises(CourseError, match="torch knows no device 'gpu': pass 'cpu', 'cuda' or 'mps'"):
+            ask(sound, device="gpu")
+    for ask in () if torch.cuda.is_available() else asks:
+        with pytest.raises(CourseError, match="has no device 'cuda:3' .*: pass device='cpu'.$"):
+            ask(sound, device=torch.device("cuda:3"))
 
 
 def test_loading_leaves_transformers_as_it_was(sound):
@@ -128,6 +152,18 @@ def test_loading_leaves_transformers_as_it_was(sound):
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     pretrained.load(sound)
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+@pytest.mark.parametrize("make, options, why", [
+    ("Phi", {"qk_layernorm": True}, "PhiForCausalLM .*: .*HF module has 'q_layernorm' but adapter"),
+    ("GPTNeoX", {"attention_bias": False}, "GPTNeoXForCausalLM .*: AssertionError at `assert isinstance.qkv_bias"),
+])  # fmt: skip
+def test_what_transformer_lens_cannot_bridge(make, options, why, tmp_path):
+    folder = save(tmp_path / make, getattr(transformers, f"{make}Config")(**SMALL, **options))
+    for ask in (pretrained.load, pretrained.untrained):
+        with pytest.raises(CourseError, match=f"TransformerLens cannot bridge this {why}") as caught:
+            ask(folder)
+        assert "\n" not in str(caught.value)
 
 
 # -- the control -----------------------------------------------------------------------------------
@@ -156,6 +192,17 @@ def test_untrained_wants_a_folder():
         pretrained.untrained("gpt2")
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"num_attention_heads": 0}, {"vocab_size": "many"}, {"hidden_act": "swishy"}], ids=str
+)
+def test_a_config_of_no_model(folder, wrong):
+    change(folder, **wrong)
+    with pytest.raises(CourseError, match="config.json describes no model: ."):
+        pretrained.untrained(folder)
+    with pytest.raises(CourseError, match="cannot be read: ."):
+        pretrained.load(folder)
+
+
 # -- chat ------------------------------------------------------------------------------------------
 
 
@@ -170,6 +217,28 @@ def test_a_conversation_is_written_as_the_template_says(sound):
     assert said("the cat") == "the cat a"
     assert said("the cat", system="sat") == "sat the cat a"
     assert said([{"role": "user", "content": "b"}, {"role": "assistant", "content": "c"}]) == "b c a"
+
+
+@pytest.mark.parametrize("said", [[], ["the cat"], [{"role": "user"}], [{"content": "b"}], [None]], ids=str)
+@pytest.mark.parametrize("system", [None, "sat"])
+def test_what_is_no_conversation(sound, said, system):
+    bridge = pretrained.load(sound)
+    bridge.tokenizer.chat_template = "{% for m in messages %}{{ m.content }} {% endfor %}"
+    with pytest.raises(
+        CourseError, match="^A conversation is the user's words, or a list of turns, one at least"
+    ):
+        pretrained.chat(bridge, said, system)
+
+
+def test_what_a_template_refuses(sound):
+    bridge = pretrained.load(sound)
+    bridge.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('Only users speak') }}{% endif %}"
+        "{{ m.content + ' ' }}{% endfor %}"
+    )
+    for turn, why in (("role", "Only users speak"), ("content", ".")):
+        with pytest.raises(CourseError, match=f"template of this model refuses this conversation: {why}"):
+            pretrained.chat(bridge, [{"role": "user", "content": "b", turn: 5}])
 
 
 # -- bad folders, each in one sentence -------------------------------------------------------------
@@ -202,12 +271,21 @@ def test_unknown_architectures_get_the_nearest_that_works(folder):
     refuses(
         folder, "a LLaMAForCausalLM, which has no bridge as a language model. Did you mean 'LlamaForCausalLM'"
     )
-    change(folder, architectures=["BertForSequenceClassification"])
-    refuses(folder, "BertForSequenceClassification, which has no bridge")
+    for other in ("LlamaModel", "LlamaForSequenceClassification", "BertForSequenceClassification"):
+        change(folder, architectures=[other])  # the causal one of its model_type
+        refuses(
+            folder, f"{other}, which has no bridge as a language model. Did you mean 'LlamaForCausalLM'.$"
+        )
+    change(folder, architectures="LlamaModel")
+    refuses(folder, "a LlamaModel, which has no bridge")
+    change(folder, architectures=["GPT2Modell"], model_type="of a stranger")
+    refuses(folder, "Did you mean 'GPT2LMHeadModel'")
     change(folder, architectures=["LlamaForCausalLM"], model_type="lama")
     refuses(folder, "model_type 'lama', which is no language model .* Did you mean 'llama'")
     change(folder, architectures=None, model_type=None)
     refuses(folder, "model_type None")
+    change(folder, model_type=["llama"])
+    refuses(folder, "model_type .'llama'., which is no language model")
 
 
 def test_a_config_without_architectures_goes_by_its_type(folder):
@@ -220,10 +298,24 @@ def test_no_weights(folder):
     refuses(folder, "has no weights: none of model.safetensors")
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+INDEX = "model.safetensors.index.json"
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", INDEX, "config.json", "tokenizer.json", "tokenizer_config.json"]
+)
 def test_a_git_lfs_pointer(folder, name):
+    if name == INDEX:
+        (folder / "model.safetensors").unlink()
     (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 269060280\n")
     refuses(folder, f"{name} is a Git LFS pointer, not the file itself: run `git lfs pull`")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 1}}'])
+def test_an_index_that_is_none(folder, text):
+    (folder / "model.safetensors").unlink()
+    (folder / INDEX).write_text(text)
+    refuses(folder, f"{INDEX} (cannot be read: it is not a JSON object|is no index of weights)")
 
 
 def test_weights_cut_short(folder):
@@ -248,7 +340,10 @@ def test_missing_weights_are_not_made_up(folder):
 
 def test_weights_of_another_shape(folder):
     change(folder, intermediate_size=65)
-    refuses(folder, "The weights in .* cannot be read")
+    refuses(
+        folder,
+        r"another model than its weights: \S*layers.0.mlp.down_proj.weight is \[32, 64\] in the file and \[32, 65\]",
+    )
 
 
 def test_no_tokenizer(folder):

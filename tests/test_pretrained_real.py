@@ -29,16 +29,19 @@ def test_it_is_the_model_the_registry_promises(model):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_logits_are_those_of_transformers(model, folder, attention):
+@pytest.mark.parametrize("attention, on_text, on_noise", [("eager", 0, 0), ("sdpa", 2e-4, 1e-2)])
+def test_logits_are_those_of_transformers(model, folder, attention, on_text, on_noise):
+    """As docs/models.md says; of 150 draws of random tokens, seed 31 is the one where the fused attention is furthest."""
     import transformers
 
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation=attention, local_files_only=True
     ).eval()
-    tokens = model.to_tokens(TEXT * 4)
+    apart = lambda tokens: (model(tokens) - theirs(tokens).logits).abs().max()
+    draw = lambda seed: torch.randint(49152, (1, 10), generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        torch.testing.assert_close(model(tokens), theirs(tokens).logits, atol=1e-4, rtol=0)
+        assert apart(model.to_tokens(TEXT * 4)) <= on_text
+        assert max(apart(draw(seed)) for seed in (0, 1, 31)) <= on_noise
 
 
 def test_text_becomes_tokens_as_it_was_trained(model):
@@ -46,6 +49,16 @@ def test_text_becomes_tokens_as_it_was_trained(model):
     assert model.to_str_tokens("the year  1999.") == ["the", " year", "  ", "1", "9", "9", "9", "."]
     assert model.to_tokens("<|im_start|>user")[0].tolist() == [1, 4093]
     assert model.tokenizer.decode(model.to_tokens(TEXT)[0]) == TEXT
+
+
+def test_the_bridges_tokenizer_begins_a_text_and_to_tokens_does_not(model, folder):
+    """As `load` and docs/models.md say; notebooks 10 and 12 were measured so."""
+    import transformers
+
+    own = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)(TEXT).input_ids
+    assert model.to_tokens(TEXT)[0].tolist() == own
+    assert model.tokenizer(TEXT, add_special_tokens=False).input_ids == own
+    assert model.tokenizer(TEXT).input_ids == [model.tokenizer.bos_token_id, *own]
 
 
 def test_it_knows_the_capital_of_france(model):

@@ -150,6 +150,19 @@ def test_what_is_no_picture_is_one_sentence(tmp_path):
             pretrained.pixels(image)
 
 
+def test_a_picture_of_more_than_8_bits_is_not_cut_off(tmp_path):
+    deep = np.arange(900, dtype=np.uint16).reshape(30, 30) * 72
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    floats, ints = Image.fromarray(deep.astype(np.float32)), Image.fromarray(deep.astype(np.int32))
+    for image in (tmp_path / "deep.png", Image.fromarray(deep), floats, ints):
+        with pytest.raises(CourseError, match="8 bits a channel, .* mode '[IF].*': scale it to 0 … 255"):
+            pretrained.pixels(image, size=32)
+    scaled = Image.fromarray(
+        (np.asarray(Image.open(tmp_path / "deep.png")) // 257).astype(np.uint8)
+    )  # as it says
+    assert len(pretrained.pixels(scaled, size=32).unique()) > 100
+
+
 def test_language_models_are_loaded_elsewhere():
     with pytest.raises(CourseError, match=r"is a language model: pretrained.load\('smollm2-135m-instruct'\)"):
         pretrained.vision("smollm2-135m-instruct")

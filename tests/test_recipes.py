@@ -84,6 +84,8 @@ def test_every_recipe_keeps_the_protocol(recipe):
     assert recipe.seeded(recipe.seed).stem == recipe.stem != recipe.seeded(5).stem
     with pytest.raises(CourseError, match="no device 'abacus'"):
         recipe.train(device="abacus")
+    with pytest.raises(CourseError, match="no device 'meta'"):
+        recipe.train(device=torch.device("meta"))
 
 
 @pytest.fixture

@@ -142,6 +142,7 @@ def test_several_recipes_at_once(tmp_path, tiny, capsys, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
         "one-seed3.json", "one-seed3.safetensors", "two-seed3.json", "two-seed3.safetensors",
     ]  # fmt: skip
+    assert cli.main([*both, "--device", "cpu:0", "--out", str(tmp_path / "d")]) == 0
     assert cli.main([*both, "--device", "cuda", "--out", str(tmp_path / "c")]) == 1
     assert "give one at a time" in capsys.readouterr().err
     monkeypatch.setattr(recipes, "find", lambda name: Tiny(name, "a trial", size=13 if name == "two" else 4))

@@ -58,7 +58,7 @@ def train(
         workers: runs at a time.
         scheduler: address of a dask scheduler.
     """
-    if device != "cpu":
+    if device.partition(":")[0] != "cpu":
         raise CourseError(f"Several recipes are trained on the CPU, not on {device!r}: give one at a time.")
     out = out.resolve()
     stems = {}

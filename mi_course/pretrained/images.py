@@ -13,15 +13,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mi_course.errors import CourseError
-from mi_course.pretrained import registry
+from mi_course.pretrained import devices, registry
 from mi_course.pretrained.efficientnet import SIZE, EfficientNetLite
 
 
-def vision(name: str, device: str = "cpu") -> EfficientNetLite:
+def vision(name: str, device: str | torch.device = "cpu") -> EfficientNetLite:
     """A carried image network, in evaluation mode and float32, with hooks at every step and its classes' names.
 
     `name` is one of the registry; `device` is where it goes.
     """
+    device = devices.present(device)
     if registry.carried(name).kind != "vision":
         raise CourseError(f"{name} is a language model: pretrained.load({name!r}) loads it.")
     folder = registry.folder(name)
@@ -55,7 +56,13 @@ def picture(image: str | Path | Image.Image | np.ndarray) -> Image.Image:
             )
         image = Image.fromarray(image)
     try:
-        return (image if isinstance(image, Image.Image) else Image.open(image)).convert("RGB")
+        opened = image if isinstance(image, Image.Image) else Image.open(image)
+        if opened.mode[0] in "IF":  # Pillow would cut off what is above 255
+            raise CourseError(
+                f"A picture has 8 bits a channel, and this one is of Pillow's mode {opened.mode!r}: scale it to 0 … 255, for "
+                "16 bits with Image.fromarray((np.asarray(image) // 257).astype(np.uint8))."
+            )
+        return opened.convert("RGB")
     except (OSError, SyntaxError) as error:
         why = getattr(error, "strerror", None) or "in no known format, or cut short"
         raise CourseError(f"{image} cannot be read as a picture: {why}.") from error

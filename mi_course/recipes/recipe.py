@@ -68,7 +68,7 @@ class Recipe:
         self,
         seed: int | None = None,
         out: str | Path | None = None,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         progress: bool = True,
     ) -> Path:
         """Train it and write weights and card to `out` (default: `data/checkpoints`); a stopped run goes on.
@@ -77,7 +77,7 @@ class Recipe:
         bar.
         """
         recipe = self if seed is None or seed == self.seed else self.seeded(seed)
-        return recipe.make(Path(out or files.checkpoints()), self.checked(device), progress)
+        return recipe.make(Path(out or files.checkpoints()), self.checked(str(device)), progress)
 
     def make(self, out: Path, device: str, progress: bool) -> Path:
         """What `train` does, with everything settled; returns the file of the weights.

@@ -43,7 +43,7 @@ def prompts() -> dict:
 
 
 def plain_ids(model, written: Sequence[str]) -> list[Int[Tensor, "_pos"]]:
-    """Texts as they are `written`, in tokens of `model`, nothing put around them."""
+    """Texts as they are `written`, in tokens of `model`: no chat, but the bridge's beginning-of-text token before each."""
     return [model.tokenizer(text, return_tensors="pt")["input_ids"][0] for text in written]
 
 
