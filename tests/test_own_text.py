@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import re
 import sys
 import sysconfig
 import types
@@ -118,6 +119,44 @@ def test_letters_that_vanish_become_a_visible_token():
     assert int((new.held_out == new.d_vocab - 1).sum()) == 3
     with pytest.raises(CourseError, match="No letter of 'ZOO'"):
         seen.encode("ZOO")
+
+
+ASKED = {  # text → what comes back, and the letters that the warning names
+    "Hello World": ("ello orld", "H, W"),
+    "héllo wörld": ("hllo wrld", "é, ö"),
+    "1+1=2 & 50%": ("112  50", "+, =, &, %"),
+    "a\x0cb\xa0c\nd": ("abc\nd", r"\x0c, \xa0"),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_letters_that_an_encoded_text_loses_are_named(asked):
+    every_letter = "the quick brown fox jumps over a lazy dog 0123456789\n"
+    corpus = corpora.from_texts("mine", {f"{i}": every_letter * (i + 5) for i in range(9)}, 60)
+    back, lost = ASKED[asked]
+    with pytest.warns(UserWarning, match=re.escape(f"left out of the tokens: {lost}.")) as told:
+        assert corpus.decode(corpus.encode(asked)) == back
+    assert len(told) == 1
+
+
+def test_half_a_letter_is_no_letter():
+    corpus = corpora.from_texts(
+        "mine", {f"{i}": "un café, un thé\n" * (i + 5) for i in range(9)}, 60, keep="éè"
+    )
+    with pytest.warns(UserWarning, match="left out of the tokens: è"):
+        corpus.encode("thè")
+
+
+@pytest.mark.filterwarnings("error")
+def test_texts_that_lose_nothing_are_encoded_without_a_word(tmp_path):
+    for corpus in (corpora.python_text(512), corpora.from_folder(folder_of(tmp_path), vocab=60)):
+        for text in (
+            "the cat sat\n on\ta mat?",
+            "",
+            f"a{END_OF_TEXT}",
+            " é" if corpus.d_vocab == 512 else " ",
+        ):
+            corpus.encode(text)
 
 
 def test_letters_beyond_ascii_are_counted_or_kept(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,6 +17,7 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from mi_course.corpora.reading import shown, some
 from mi_course.errors import CourseError, nearest
 
 Sampler = Callable[[int], Int[Tensor, "batch pos"]]  # step -> tokens, the same for the same (seed, step)
@@ -98,11 +100,28 @@ class Corpus:
         )
 
     def encode(self, text: str, special: bool = False) -> Int[Tensor, "pos"]:
-        """Token ids of a text; `special` adds what the tokenizer puts around one, a `<s>` in front, say."""
+        """Token ids of a text; `special` adds what the tokenizer puts around one, a `<s>` in front, say.
+
+        A letter that the vocabulary has not is read as `?` or as the unknown token where there is one; where there is
+        none it is left out, and a warning names it.
+        """
         ids = self.tokenizer.encode(text, add_special_tokens=special).ids
         if not ids and text.strip():
             raise CourseError(f"No letter of {text!r} is in this vocabulary.")
+        if lost := self._left_out(text, ids):
+            warnings.warn(
+                f"This vocabulary has not these letters, and they were left out of the tokens: {some(lost, 10)}.",
+                stacklevel=2,
+            )
         return torch.tensor(ids, dtype=torch.long)
+
+    def _left_out(self, text: str, ids: list[int]) -> list[str]:
+        """The letters of a text, as one sees them, that are missing in its tokens and are no token, or half of one."""
+        if (back := self.decode(ids)) == text:
+            return []
+        alone = lambda letter: self.decode(self.tokenizer.encode(letter, add_special_tokens=False).ids)
+        missing = Counter(text) - Counter(back)
+        return [shown(letter) for letter in missing if not alone(letter).strip("\ufffd")]
 
     def decode(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> str:
         """The text of token ids; `tokens` is a tensor or any sequence of them."""

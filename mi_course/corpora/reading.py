@@ -28,6 +28,13 @@ def some(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def shown(letter: str) -> str:
+    """A letter as one sees it; where there is nothing to see, its number, as in \\xa0."""
+    if letter == " ":
+        return "a blank"
+    return letter if letter.isprintable() and letter.strip() else ascii(letter)[1:-1]
+
+
 def text_of(blob: bytes) -> tuple[str | None, str]:
     """The text of a file and its encoding: by its mark, else UTF-8, else that of old Windows; None for a binary."""
     for mark, encoding in MARKS.items():
