@@ -166,6 +166,30 @@ def test_letters_beyond_ascii_are_counted_or_kept(tmp_path):
     assert kept.notes == () and "größerer" in whole(kept)
 
 
+BLANKS = ["\x0b", "\x0c", "\x1c", "\x85", "\xa0", "\u2028", "\u202f", "\u3000"]
+
+
+@pytest.mark.parametrize("where", ["trained", "shipped"])
+@pytest.mark.parametrize("blank", BLANKS)
+def test_blanks_of_other_kinds_are_counted_or_kept(where, blank):
+    texts = {f"{i}": f"10{blank}000{blank}a\tb\n" * (i + 5) for i in range(9)}
+    tokenizer = 40 if where == "trained" else corpora.shipped_tokenizer("python-512")
+    corpus = corpora.from_texts("mine", texts, tokenizer)
+    assert corpus.notes == (
+        f"162 letters read as ? ({ascii(blank)[1:-1]})", r"81 letters read as 4 blanks (\t)"
+    ) and "10?000?a    b" in whole(corpus)  # fmt: skip
+    if where == "trained":
+        kept = corpora.from_texts("mine", texts, 40, keep=blank)
+        assert len(kept.notes) == 1 and f"10{blank}000{blank}a" in whole(kept)
+
+
+def test_blanks_that_words_stand_between():
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "</s>": 2}, unk_token="</s>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    corpus = corpora.from_texts("mine", {f"{i}": "a b\n" * (i + 5) for i in range(9)}, words)
+    assert corpus.notes == (r"81 letters read as a blank (\n)",)
+
+
 @pytest.mark.parametrize("where", ["trained", "shipped"])
 def test_the_separator_inside_a_text_is_text(where):
     texts = {f"{i}": LINES * (i + 5) for i in range(20)} | {

@@ -153,8 +153,9 @@ def from_texts(
 ) -> Corpus:
     """A corpus of name → text; the tokenizer is given, or trained here with so many tokens.
 
-    Line ends become newlines and duplicates are left out; the corpus says what was changed when it is printed. `keep`
-    are letters beyond ASCII for a tokenizer trained here; `end` names the end-of-text token of one handed in.
+    Line ends become newlines and duplicates are left out. A tokenizer trained here reads a tab as four blanks, and
+    what is no printable ASCII and not in `keep`, blanks of other kinds too, as `?`. The corpus says what was changed
+    when it is printed. `end` names the end-of-text token of a tokenizer handed in.
 
     Args:
         name: of the corpus.
