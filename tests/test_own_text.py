@@ -219,6 +219,46 @@ def test_hidden_folders_and_duplicates_are_left_out_and_named(tmp_path):
     assert not set(corpora.files_below(root)) & {".git/HEAD", "sub/.ipynb_checkpoints/a.txt"}
 
 
+def test_what_is_left_out_is_named(tmp_path):
+    text = LINES * 9 + "a café\n"
+    root = folder_of(
+        tmp_path, a_dot_txt=text.encode("utf-16-le"), b_dot_txt=text.encode("utf-16-be"), c_dot_png=b"\x89PNG\0",
+        empty_dot_txt=b"", blank_dot_txt=b" \r\n",
+    )  # fmt: skip
+    corpus = corpora.from_folder(root, vocab=60)
+    assert sum(corpus.n_files) == 30 and corpus.notes == (
+        "3 files left out (binary, or UTF-16 without a mark: a.txt, b.txt, c.png)",
+        "1 line end normalised",
+        "2 texts left out (empty: blank.txt, empty.txt)",
+    )
+    asked = corpora.from_folder(root, vocab=60, suffixes=[".txt"])
+    assert "1 file left out (another ending: c.png)" in asked.notes
+    with pytest.raises(CourseError, match=r"holds no text: 1 file left out \(binary.*c\.png\)"):
+        corpora.from_folder(root, vocab=60, suffixes=[".png"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right of their own on Windows")
+def test_links_to_folders_are_named_and_not_entered(tmp_path):
+    for name, to in (("nowhere", "nothing"), ("round", ".")):
+        (tmp_path / name).symlink_to(tmp_path / to, target_is_directory=True)
+    corpus = corpora.from_folder(folder_of(tmp_path), vocab=60)
+    assert sum(corpus.n_files) == 30 and corpus.notes == ("2 links left out (to no file: nowhere, round)",)
+
+
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    (folder_of(tmp_path) / "locked").mkdir()
+    real = os.scandir
+
+    def locked(folder):
+        if str(folder).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(CourseError, match="locked could not be read .Permission denied"):
+        corpora.from_folder(tmp_path, vocab=60)
+
+
 def test_a_hidden_folder_itself_may_be_read(tmp_path):
     (tmp_path / ".mine").mkdir()
     assert sum(corpora.from_folder(folder_of(tmp_path / ".mine"), vocab=60).n_files) == 30

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mi_course.corpora.corpus import HELD_OUT, Corpus
-from mi_course.corpora.reading import Notes, count, one_line_end, read_folder, without_twins
+from mi_course.corpora.reading import Notes, count, one_line_end, read_folder, with_something, without_twins
 from mi_course.corpora.vocabulary import (
     altered_letters,
     handed_in,
@@ -153,7 +153,7 @@ def from_texts(
 ) -> Corpus:
     """A corpus of name → text; the tokenizer is given, or trained here with so many tokens.
 
-    Line ends become newlines and duplicates are left out. A tokenizer trained here reads a tab as four blanks, and
+    Line ends become newlines; duplicates and empty texts are left out. A tokenizer trained here reads a tab as four blanks, and
     what is no printable ASCII and not in `keep`, blanks of other kinds too, as `?`. The corpus says what was changed
     when it is printed. `end` names the end-of-text token of a tokenizer handed in.
 
@@ -169,8 +169,9 @@ def from_texts(
         if not isinstance(text, str):
             raise CourseError(f"{key} of {name} is {kind_of(text)}, no text: leave it out.")
     texts, ends = one_line_end(texts)
+    texts, empty = with_something(texts)
     texts, twins = without_twins(texts)
-    return assembled(name, texts, tokenizer, keep, end, [*notes, *ends, *twins], report=True)
+    return assembled(name, texts, tokenizer, keep, end, [*notes, *ends, *empty, *twins], report=True)
 
 
 def assembled(
@@ -185,7 +186,7 @@ def assembled(
     """Texts that are as they should be, split and tokenized; `report` looks for letters that come out otherwise."""
     texts = {key: text for key, text in texts.items() if text.strip()}
     if not texts:
-        raise CourseError(f"{name} holds no text.")
+        raise CourseError(f"{name} holds no text{': ' if notes else ''}{', '.join(notes)}.")
     if len(texts) == 1:
         texts = halves(texts)
         held = {max(texts)}
@@ -253,7 +254,7 @@ def from_folder(
 ) -> Corpus:
     """Your own text: every text file below a folder, with a tokenizer of its own unless one is given.
 
-    Hidden folders, binary files and duplicates are left out; print the corpus to see what was changed. `tokenizer` is
+    Hidden folders, binary and empty files and duplicates are left out; print the corpus to see what was changed. `tokenizer` is
     one of `tokenizers` or `transformers`, `end` its end-of-text token if that has no usual name; `keep` are letters
     beyond ASCII (`"äöüß"`) that a vocabulary trained here is to have.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,36 +57,77 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def below(root: Path) -> tuple[list[Path], list[Path], set[str]]:
+    """Every file below a folder, in order; links and pipes that are no file; and the hidden folders, not entered."""
+
+    def stop(error: OSError) -> None:
+        raise CourseError(f"{error.filename} could not be read ({error.strerror}).") from error
+
+    found, hidden = [], set()
+    for folder, folders, files in os.walk(root, onerror=stop):
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        hidden |= {name for name in folders if name.startswith(".")}
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(folder, name) for name in [*files, *links]]
+    found.sort()
+    return [p for p in found if p.is_file()], [p for p in found if not p.is_file()], hidden
+
+
 def read_folder(folder: str | Path, suffixes: Iterable[str] | None = None) -> tuple[dict[str, str], Notes]:
     """Name → text of every readable text file below a folder, and what was left out or read in another encoding.
 
-    Binary files and folders that begin with a dot (`.git`, `.ipynb_checkpoints`, `.venv`) are left out. With
-    `suffixes`, such as [".py"], only files that end so are read.
+    Binary files, links to folders, and folders that begin with a dot (`.git`, `.ipynb_checkpoints`, `.venv`) are left
+    out. With `suffixes`, such as [".py"], only files that end so are read.
     """
     root = Path(folder)
     if not root.is_dir():
         raise CourseError(f"{root} is not a folder that can be read.")
-    texts, hidden, other, suffixes = {}, set(), [], None if suffixes is None else set(suffixes)
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        inside = path.relative_to(root)
-        if suffixes is not None and path.suffix not in suffixes:
+    paths, links, hidden = below(root)
+    wanted = None if suffixes is None else set(suffixes)
+    texts, other, no_text, not_asked = {}, [], [], []
+    for path in paths:
+        name = inside(path, root)
+        if wanted is not None and path.suffix not in wanted:
+            not_asked.append(name)
             continue
-        if dotted := [part for part in inside.parts[:-1] if part.startswith(".")]:
-            hidden.add(printable(dotted[0]))
+        text, encoding = text_of(content(path))
+        if text is None:
+            no_text.append(name)
             continue
-        try:
-            text, encoding = text_of(path.read_bytes())
-        except OSError as error:
-            raise CourseError(f"{path} could not be read ({error.strerror}).") from error
-        if text is not None:
-            name = printable(inside.as_posix())
-            texts[name] = text
-            if encoding not in ("utf-8", "utf-8-sig"):
-                other.append(f"{name}: {encoding}")
-    notes = [f"hidden folders left out ({some(sorted(hidden))})"] if hidden else []
-    return texts, notes + (
-        [f"{count(len(other), 'file')} in another encoding ({some(other)})"] if other else []
-    )
+        texts[name] = text
+        if encoding not in ("utf-8", "utf-8-sig"):
+            other.append(f"{name}: {encoding}")
+    return texts, [
+        *([f"hidden folders left out ({some(sorted(map(printable, hidden)))})"] if hidden else []),
+        *left_out("file", "binary, or UTF-16 without a mark", no_text),
+        *left_out("file", "another ending", not_asked),
+        *left_out("link", "to no file", [inside(path, root) for path in links]),
+        *([f"{count(len(other), 'file')} in another encoding ({some(other)})"] if other else []),
+    ]
+
+
+def content(path: Path) -> bytes:
+    """The bytes of a file."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CourseError(f"{path} could not be read ({error.strerror}).") from error
+
+
+def inside(path: Path, root: Path) -> str:
+    """The name of a file below a folder, as it can be printed."""
+    return printable(path.relative_to(root).as_posix())
+
+
+def left_out(what: str, why: str, names: list[str]) -> Notes:
+    """How many were left out, why, and the first of them."""
+    return [f"{count(len(names), what)} left out ({why}: {some(names)})"] if names else []
+
+
+def with_something(texts: dict[str, str]) -> tuple[dict[str, str], Notes]:
+    """Texts that hold more than blanks."""
+    empty = [name for name, text in texts.items() if not text.strip()]
+    return {name: text for name, text in texts.items() if text.strip()}, left_out("text", "empty", empty)
 
 
 def one_line_end(texts: dict[str, str]) -> tuple[dict[str, str], Notes]:
