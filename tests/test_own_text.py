@@ -166,6 +166,13 @@ def test_letters_beyond_ascii_are_counted_or_kept(tmp_path):
     assert kept.notes == () and "größerer" in whole(kept)
 
 
+@pytest.mark.parametrize("keep", ["]é", "[é", "\\é", "^é", "é-ü", "é&&[a]"])
+def test_signs_among_the_letters_to_keep_are_letters(keep):
+    texts = {f"{i}": "é ô [x] ^ \\d\n" * (i + 5) for i in range(9)}
+    corpus = corpora.from_texts("mine", texts, 60, keep=keep)
+    assert corpus.notes == ("81 letters read as ? (ô)",) and "é ? [x] ^ \\d\n" in whole(corpus)
+
+
 BLANKS = ["\x0b", "\x0c", "\x1c", "\x85", "\xa0", "\u2028", "\u202f", "\u3000"]
 
 

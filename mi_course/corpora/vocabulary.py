@@ -35,7 +35,10 @@ def train_tokenizer(texts: Iterable[str], vocab: int, keep: str = "") -> Tokeniz
     if not 1 <= vocab <= LARGEST:
         raise CourseError(f"A vocabulary trained here has 1 to {LARGEST:,} tokens, not {vocab:,}.")
     tokenizer = Tokenizer(models.BPE())
-    foreign = Regex(rf"[^\x20-\x7E\n{keep}]")
+    beyond = "".join(
+        letter for letter in keep if not "\x20" <= letter <= "\x7e"
+    )  # nothing that means more in a [class]
+    foreign = Regex(rf"[^\x20-\x7E\n{beyond}]")
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Replace("\t", "    "), normalizers.Replace(foreign, "?")]
     )
