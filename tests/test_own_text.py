@@ -14,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from mi_course import corpora
 from mi_course.corpora.corpus import END_OF_TEXT
+from mi_course.corpora.library import check_texts
 from mi_course.errors import CourseError
 
 LINES = "the cat sat on the mat\nand the dog met a cat?\n"
@@ -95,6 +96,28 @@ def test_a_vocabulary_of_no_size(vocab):
 def test_what_is_no_text(text):
     with pytest.raises(CourseError, match="b of mine is an? .*, no text"):
         corpora.from_texts("mine", {"a": LINES * 9, "b": text}, 60)
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        ([LINES, LINES], "a dictionary, name → text, not a list"),
+        ({1: LINES, 2: LINES}, "named 1: a name is a str"),
+    ],
+)
+def test_what_is_no_dictionary_of_texts(texts, sentence):
+    with pytest.raises(CourseError, match=sentence):
+        check_texts("mine", texts)
+
+
+@pytest.mark.parametrize("where", ["trained", "shipped"])
+def test_half_letters_are_replaced_and_counted(where):
+    texts = {f"{i}": LINES * (i + 5) + "a \udcff b \ud83d\n" for i in range(9)}
+    tokenizer = 60 if where == "trained" else corpora.shipped_tokenizer("python-512")
+    corpus = corpora.from_texts("mine", texts, tokenizer)
+    assert corpus.notes[0] == r"18 half letters read as \ufffd" and "a ? b ?" in whole(corpus)
+    with pytest.raises(CourseError, match=r"'\\udcff' is half a letter"):
+        corpus.encode("a\udcff")
 
 
 def test_rows_without_a_text_are_left_out(monkeypatch):

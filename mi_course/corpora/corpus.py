@@ -17,8 +17,8 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from mi_course.corpora.reading import shown, some
-from mi_course.errors import CourseError, nearest
+from mi_course.corpora.reading import HALVES, shown, some
+from mi_course.errors import CourseError, kind_of, nearest
 
 Sampler = Callable[[int], Int[Tensor, "batch pos"]]  # step -> tokens, the same for the same (seed, step)
 
@@ -105,6 +105,12 @@ class Corpus:
         A letter that the vocabulary has not is read as `?` or as the unknown token where there is one; where there is
         none it is left out, and a warning names it.
         """
+        if not isinstance(text, str):
+            raise CourseError(f"What is encoded is a text, a str, not {kind_of(text)}.")
+        if half := HALVES.search(text):
+            raise CourseError(
+                f"{half[0]!a} is half a letter, which no vocabulary has: take it out of the text."
+            )
         ids = self.tokenizer.encode(text, add_special_tokens=special).ids
         if not ids and text.strip():
             raise CourseError(f"No letter of {text!r} is in this vocabulary.")

@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from mi_course.corpora.corpus import HELD_OUT, Corpus
-from mi_course.corpora.reading import Notes, count, one_line_end, read_folder, with_something, without_twins
+from mi_course.corpora.reading import (
+    Notes,
+    count,
+    one_line_end,
+    read_folder,
+    whole_letters,
+    with_something,
+    without_twins,
+)
 from mi_course.corpora.vocabulary import (
     altered_letters,
     handed_in,
@@ -165,13 +173,23 @@ def from_texts(
         end: the end-of-text token of one handed in.
         notes: sentences that the corpus says when it is printed.
     """
-    for key, text in texts.items():
-        if not isinstance(text, str):
-            raise CourseError(f"{key} of {name} is {kind_of(text)}, no text: leave it out.")
+    check_texts(name, texts)
+    texts, halved = whole_letters(texts)
     texts, ends = one_line_end(texts)
     texts, empty = with_something(texts)
     texts, twins = without_twins(texts)
-    return assembled(name, texts, tokenizer, keep, end, [*notes, *ends, *empty, *twins], report=True)
+    return assembled(name, texts, tokenizer, keep, end, [*notes, *halved, *ends, *empty, *twins], report=True)
+
+
+def check_texts(name: str, texts: Any) -> None:
+    """One sentence for what is no dictionary of name → text."""
+    if not isinstance(texts, dict):
+        raise CourseError(f"The texts of {name} are a dictionary, name → text, not {kind_of(texts)}.")
+    for key, text in texts.items():
+        if not isinstance(key, str):
+            raise CourseError(f"A text of {name} is named {key!r}: a name is a str, str({key!r}) say.")
+        if not isinstance(text, str):
+            raise CourseError(f"{key} of {name} is {kind_of(text)}, no text: leave it out.")
 
 
 def assembled(

@@ -15,6 +15,7 @@ MARKS = {  # what a file may begin with; the longer ones first
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
 LINE_ENDS = re.compile("\r\n?")
+HALVES = re.compile("[\ud800-\udfff]")  # halves of letters: no file of text holds them
 Notes = list[str]
 
 
@@ -122,6 +123,14 @@ def inside(path: Path, root: Path) -> str:
 def left_out(what: str, why: str, names: list[str]) -> Notes:
     """How many were left out, why, and the first of them."""
     return [f"{count(len(names), what)} left out ({why}: {some(names)})"] if names else []
+
+
+def whole_letters(texts: dict[str, str]) -> tuple[dict[str, str], Notes]:
+    """No half of a letter: \\ufffd stands in its place."""
+    found = {name: HALVES.subn("\ufffd", text) for name, text in texts.items()}
+    halves = sum(n for _, n in found.values())
+    notes = [f"{count(halves, 'half letter')} read as \\ufffd"] if halves else []
+    return {name: text for name, (text, _) in found.items()}, notes
 
 
 def with_something(texts: dict[str, str]) -> tuple[dict[str, str], Notes]:
