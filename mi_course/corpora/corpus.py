@@ -131,11 +131,19 @@ class Corpus:
 
     def decode(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> str:
         """The text of token ids; `tokens` is a tensor or any sequence of them."""
-        return self.tokenizer.decode([int(t) for t in tokens], skip_special_tokens=False)
+        return self.tokenizer.decode(self._ids(tokens), skip_special_tokens=False)
+
+    def _ids(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> list[int]:
+        """Token ids as numbers, all of this vocabulary: a tokenizer would leave the others out."""
+        ids, n = [int(t) for t in tokens], self.d_vocab
+        for t in ids:
+            if not 0 <= t < n and not (n <= t < 2**31 and self.tokenizer.id_to_token(t) is not None):
+                raise CourseError(f"There is no token {t}: the ids of this vocabulary are 0…{n - 1}.")
+        return ids
 
     def token_strings(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> list[str]:
         """One printable string for each of `tokens`: ⏎ for a new line, · for a space, ·⁷ for seven of them; see `visible`."""
-        return [self.vocabulary[int(t)] for t in tokens]
+        return [self.vocabulary[t] for t in self._ids(tokens)]
 
     def spelt(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> list[str]:
         """As `token_strings`, but pieces of letters are shown by the letter: خ¹ and خ² are two tokens of one خ.
@@ -143,7 +151,7 @@ class Corpus:
         `tokens` follow one another. Where a letter is cut off, or for a piece alone, [ابة…]¹ says which letters of the
         text begin (or, ²³⁴, go on) so, the most frequent first.
         """
-        ids = [int(t) for t in tokens]
+        ids = self._ids(tokens)
         if not self._pieces & set(ids):
             return self.token_strings(ids)
         pieces = [self.token_bytes(t) for t in ids]
