@@ -48,7 +48,7 @@ BLOBS = {
     "UTF-16": (lambda t: t.encode("utf-16"), "z.txt: utf-16"),
     "UTF-16 big end first": (lambda t: b"\xfe\xff" + t.encode("utf-16-be"), "z.txt: utf-16"),
     "UTF-32": (lambda t: t.encode("utf-32"), "z.txt: utf-32"),
-    "Windows": (lambda t: t.encode("cp1252"), "1 file in another encoding (z.txt: cp1252)"),
+    "Windows": (lambda t: t.encode("cp1252"), "1 file in another encoding (z.txt: cp1252, a guess)"),
 }
 
 
@@ -126,6 +126,13 @@ def test_rows_without_a_text_are_left_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", fake)
     corpus = corpora.from_huggingface("any", vocab=60)
     assert sum(corpus.n_files) == 4 and corpus.notes == ("1 row without a text left out",)
+
+
+def test_a_column_that_the_rows_have_not(monkeypatch):
+    fake = types.SimpleNamespace(load_dataset=lambda *_, **__: [{"texts": LINES, "id": 3}] * 4)
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    with pytest.raises(CourseError, match="any has no column 'text'; it has texts, id. Did you mean"):
+        corpora.from_huggingface("any", vocab=60)
 
 
 # --- letters and the separator ---------------------------------------------------------------------
@@ -263,6 +270,7 @@ def test_what_is_left_out_is_named(tmp_path):
     )
     asked = corpora.from_folder(root, vocab=60, suffixes=[".txt"])
     assert "1 file left out (another ending: c.png)" in asked.notes
+    assert asked.notes == corpora.from_folder(root, vocab=60, suffixes=".txt").notes
     with pytest.raises(CourseError, match=r"holds no text: 1 file left out \(binary.*c\.png\)"):
         corpora.from_folder(root, vocab=60, suffixes=[".png"])
 
@@ -363,6 +371,14 @@ def test_tokenizers_that_cannot_be_used():
     for wrong in ("gpt2", str.split, None):
         with pytest.raises(CourseError, match="comes from `tokenizers`"):
             corpora.from_texts("mine", texts, wrong)
+
+
+def test_arguments_that_would_change_nothing():
+    texts = {f"{i}": LINES * (i + 1) for i in range(20)}
+    with pytest.raises(CourseError, match="keep is for a vocabulary trained here"):
+        corpora.from_texts("mine", texts, gpt2_like(), keep="é")
+    with pytest.raises(CourseError, match="end names a token of a tokenizer handed in"):
+        corpora.from_texts("mine", texts, 60, end="</s>")
 
 
 def test_bytes_of_tokens_of_any_vocabulary():

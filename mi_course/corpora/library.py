@@ -38,7 +38,7 @@ from mi_course.corpora.vocabulary import (
     train_tokenizer,
     with_unknown,
 )
-from mi_course.errors import CourseError, kind_of
+from mi_course.errors import CourseError, kind_of, nearest
 from mi_course.files import data_dir
 
 SKIP_FOLDERS = {
@@ -192,6 +192,18 @@ def check_texts(name: str, texts: Any) -> None:
             raise CourseError(f"{key} of {name} is {kind_of(text)}, no text: leave it out.")
 
 
+def check_meant(trained: bool, keep: str, end: str | None) -> None:
+    """One sentence for what would change nothing: letters to keep and an end-of-text token have one use each."""
+    if keep and not trained:
+        raise CourseError(
+            "keep is for a vocabulary trained here: the tokenizer handed in has its own letters."
+        )
+    if end is not None and trained:
+        raise CourseError(
+            "end names a token of a tokenizer handed in: a vocabulary trained here has its own."
+        )
+
+
 def assembled(
     name: str,
     texts: dict[str, str],
@@ -212,6 +224,7 @@ def assembled(
         held = held_out_of(texts)
     parts = [[texts[k] for k in texts if k not in held], [texts[k] for k in texts if k in held]]
     number, trained = 0, isinstance(tokenizer, int)
+    check_meant(trained, keep, end)
     found = letters(texts.values()) if trained or report else None
     if trained:
         tokenizer = with_unknown(train_tokenizer(parts[0], tokenizer, keep), found)
@@ -303,13 +316,18 @@ def from_huggingface(
         raise CourseError("Hugging Face data sets need `pip install datasets`.") from error
     try:
         data = datasets.load_dataset(name, split=split, streaming=True)
-        found = {f"{i:08}": row[column] for i, row in zip(range(rows), data, strict=False)}
+        found = [(row.get(column), tuple(row)) for _, row in zip(range(rows), data, strict=False)]
     except Exception as error:  # whatever the hub's client raises, a learner needs one sentence
         raise CourseError(
             f"The data set {name!r} could not be read ({type(error).__name__}: {error}). "
             "Without a network, save it as text files and use from_folder."
         ) from error
-    texts = {key: text for key, text in found.items() if text is not None}
+    known = list(dict.fromkeys(key for _, keys in found for key in keys))
+    if found and column not in known:
+        raise CourseError(
+            f"{name} has no column {column!r}; it has {', '.join(known)}.{nearest(column, known)}"
+        )
+    texts = {f"{i:08}": text for i, (text, _) in enumerate(found) if text is not None}
     empty = len(found) - len(texts)
     notes = [f"{count(empty, 'row')} without a text left out"] if empty else []
     return from_texts(name, texts, vocab, notes=notes)

@@ -50,7 +50,7 @@ def text_of(blob: bytes) -> tuple[str | None, str]:
     try:
         return blob.decode("utf-8"), "utf-8"
     except UnicodeDecodeError:
-        return blob.decode("cp1252", errors="replace"), "cp1252"
+        return blob.decode("cp1252", errors="replace"), "cp1252, a guess"
 
 
 def printable(name: str) -> str:
@@ -84,7 +84,7 @@ def read_folder(folder: str | Path, suffixes: Iterable[str] | None = None) -> tu
     if not root.is_dir():
         raise CourseError(f"{root} is not a folder that can be read.")
     paths, links, hidden = below(root)
-    wanted = None if suffixes is None else set(suffixes)
+    wanted = None if suffixes is None else {suffixes} if isinstance(suffixes, str) else set(suffixes)
     texts, other, no_text, not_asked = {}, [], [], []
     for path in paths:
         name = inside(path, root)
