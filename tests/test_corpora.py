@@ -69,6 +69,13 @@ def test_encode_decode_and_printable_tokens(python):
         python.token("supercalifragilistic")
 
 
+@pytest.mark.parametrize("wrong", [-1, 512, 2**40])
+@pytest.mark.parametrize("read", ["decode", "token_strings", "spelt"])
+def test_ids_of_no_token_are_not_left_out(python, read, wrong):
+    with pytest.raises(CourseError, match=f"There is no token {wrong}: .* are 0…511"):
+        getattr(python, read)([72, wrong, 31])
+
+
 @pytest.mark.parametrize("vocab", [512, 1024, 2048])
 def test_different_tokens_look_different(vocab):
     tokenizer = corpora.shipped_tokenizer(f"python-{vocab}")

@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import re
 import sys
 import sysconfig
 import types
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from mi_course import corpora
 from mi_course.corpora.corpus import END_OF_TEXT
+from mi_course.corpora.library import check_texts
 from mi_course.errors import CourseError
 
 LINES = "the cat sat on the mat\nand the dog met a cat?\n"
@@ -46,7 +48,7 @@ BLOBS = {
     "UTF-16": (lambda t: t.encode("utf-16"), "z.txt: utf-16"),
     "UTF-16 big end first": (lambda t: b"\xfe\xff" + t.encode("utf-16-be"), "z.txt: utf-16"),
     "UTF-32": (lambda t: t.encode("utf-32"), "z.txt: utf-32"),
-    "Windows": (lambda t: t.encode("cp1252"), "1 file in another encoding (z.txt: cp1252)"),
+    "Windows": (lambda t: t.encode("cp1252"), "1 file in another encoding (z.txt: cp1252, a guess)"),
 }
 
 
@@ -96,12 +98,41 @@ def test_what_is_no_text(text):
         corpora.from_texts("mine", {"a": LINES * 9, "b": text}, 60)
 
 
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        ([LINES, LINES], "a dictionary, name → text, not a list"),
+        ({1: LINES, 2: LINES}, "named 1: a name is a str"),
+    ],
+)
+def test_what_is_no_dictionary_of_texts(texts, sentence):
+    with pytest.raises(CourseError, match=sentence):
+        check_texts("mine", texts)
+
+
+@pytest.mark.parametrize("where", ["trained", "shipped"])
+def test_half_letters_are_replaced_and_counted(where):
+    texts = {f"{i}": LINES * (i + 5) + "a \udcff b \ud83d\n" for i in range(9)}
+    tokenizer = 60 if where == "trained" else corpora.shipped_tokenizer("python-512")
+    corpus = corpora.from_texts("mine", texts, tokenizer)
+    assert corpus.notes[0] == r"18 half letters read as \ufffd" and "a ? b ?" in whole(corpus)
+    with pytest.raises(CourseError, match=r"'\\udcff' is half a letter"):
+        corpus.encode("a\udcff")
+
+
 def test_rows_without_a_text_are_left_out(monkeypatch):
     rows = [{"text": LINES * (9 + i)} for i in range(4)] + [{"text": None}]
     fake = types.SimpleNamespace(load_dataset=lambda *_, **__: rows)
     monkeypatch.setitem(sys.modules, "datasets", fake)
     corpus = corpora.from_huggingface("any", vocab=60)
     assert sum(corpus.n_files) == 4 and corpus.notes == ("1 row without a text left out",)
+
+
+def test_a_column_that_the_rows_have_not(monkeypatch):
+    fake = types.SimpleNamespace(load_dataset=lambda *_, **__: [{"texts": LINES, "id": 3}] * 4)
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    with pytest.raises(CourseError, match="any has no column 'text'; it has texts, id. Did you mean"):
+        corpora.from_huggingface("any", vocab=60)
 
 
 # --- letters and the separator ---------------------------------------------------------------------
@@ -120,11 +151,80 @@ def test_letters_that_vanish_become_a_visible_token():
         seen.encode("ZOO")
 
 
+ASKED = {  # text → what comes back, and the letters that the warning names
+    "Hello World": ("ello orld", "H, W"),
+    "héllo wörld": ("hllo wrld", "é, ö"),
+    "1+1=2 & 50%": ("112  50", "+, =, &, %"),
+    "a\x0cb\xa0c\nd": ("abc\nd", r"\x0c, \xa0"),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_letters_that_an_encoded_text_loses_are_named(asked):
+    every_letter = "the quick brown fox jumps over a lazy dog 0123456789\n"
+    corpus = corpora.from_texts("mine", {f"{i}": every_letter * (i + 5) for i in range(9)}, 60)
+    back, lost = ASKED[asked]
+    with pytest.warns(UserWarning, match=re.escape(f"left out of the tokens: {lost}.")) as told:
+        assert corpus.decode(corpus.encode(asked)) == back
+    assert len(told) == 1
+
+
+def test_half_a_letter_is_no_letter():
+    corpus = corpora.from_texts(
+        "mine", {f"{i}": "un café, un thé\n" * (i + 5) for i in range(9)}, 60, keep="éè"
+    )
+    with pytest.warns(UserWarning, match="left out of the tokens: è"):
+        corpus.encode("thè")
+
+
+@pytest.mark.filterwarnings("error")
+def test_texts_that_lose_nothing_are_encoded_without_a_word(tmp_path):
+    for corpus in (corpora.python_text(512), corpora.from_folder(folder_of(tmp_path), vocab=60)):
+        for text in (
+            "the cat sat\n on\ta mat?",
+            "",
+            f"a{END_OF_TEXT}",
+            " é" if corpus.d_vocab == 512 else " ",
+        ):
+            corpus.encode(text)
+
+
 def test_letters_beyond_ascii_are_counted_or_kept(tmp_path):
     root = folder_of(tmp_path, z_dot_txt="ein größerer Bär?\n".encode() * 50)
     assert "150 letters read as ? (ö, ß, ä)" in corpora.from_folder(root, vocab=80).notes
     kept = corpora.from_folder(root, vocab=120, keep="öäß")
     assert kept.notes == () and "größerer" in whole(kept)
+
+
+@pytest.mark.parametrize("keep", ["]é", "[é", "\\é", "^é", "é-ü", "é&&[a]"])
+def test_signs_among_the_letters_to_keep_are_letters(keep):
+    texts = {f"{i}": "é ô [x] ^ \\d\n" * (i + 5) for i in range(9)}
+    corpus = corpora.from_texts("mine", texts, 60, keep=keep)
+    assert corpus.notes == ("81 letters read as ? (ô)",) and "é ? [x] ^ \\d\n" in whole(corpus)
+
+
+BLANKS = ["\x0b", "\x0c", "\x1c", "\x85", "\xa0", "\u2028", "\u202f", "\u3000"]
+
+
+@pytest.mark.parametrize("where", ["trained", "shipped"])
+@pytest.mark.parametrize("blank", BLANKS)
+def test_blanks_of_other_kinds_are_counted_or_kept(where, blank):
+    texts = {f"{i}": f"10{blank}000{blank}a\tb\n" * (i + 5) for i in range(9)}
+    tokenizer = 40 if where == "trained" else corpora.shipped_tokenizer("python-512")
+    corpus = corpora.from_texts("mine", texts, tokenizer)
+    assert corpus.notes == (
+        f"162 letters read as ? ({ascii(blank)[1:-1]})", r"81 letters read as 4 blanks (\t)"
+    ) and "10?000?a    b" in whole(corpus)  # fmt: skip
+    if where == "trained":
+        kept = corpora.from_texts("mine", texts, 40, keep=blank)
+        assert len(kept.notes) == 1 and f"10{blank}000{blank}a" in whole(kept)
+
+
+def test_blanks_that_words_stand_between():
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "</s>": 2}, unk_token="</s>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    corpus = corpora.from_texts("mine", {f"{i}": "a b\n" * (i + 5) for i in range(9)}, words)
+    assert corpus.notes == (r"81 letters read as a blank (\n)",)
 
 
 @pytest.mark.parametrize("where", ["trained", "shipped"])
@@ -154,6 +254,47 @@ def test_hidden_folders_and_duplicates_are_left_out_and_named(tmp_path):
     assert "hidden folders left out (.git, .ipynb_checkpoints)" in corpus.notes
     assert "2 duplicates left out (sub/copy.txt = 00.txt, sub/windows.txt = 01.txt)" in corpus.notes
     assert not set(corpora.files_below(root)) & {".git/HEAD", "sub/.ipynb_checkpoints/a.txt"}
+
+
+def test_what_is_left_out_is_named(tmp_path):
+    text = LINES * 9 + "a café\n"
+    root = folder_of(
+        tmp_path, a_dot_txt=text.encode("utf-16-le"), b_dot_txt=text.encode("utf-16-be"), c_dot_png=b"\x89PNG\0",
+        empty_dot_txt=b"", blank_dot_txt=b" \r\n",
+    )  # fmt: skip
+    corpus = corpora.from_folder(root, vocab=60)
+    assert sum(corpus.n_files) == 30 and corpus.notes == (
+        "3 files left out (binary, or UTF-16 without a mark: a.txt, b.txt, c.png)",
+        "1 line end normalised",
+        "2 texts left out (empty: blank.txt, empty.txt)",
+    )
+    asked = corpora.from_folder(root, vocab=60, suffixes=[".txt"])
+    assert "1 file left out (another ending: c.png)" in asked.notes
+    assert asked.notes == corpora.from_folder(root, vocab=60, suffixes=".txt").notes
+    with pytest.raises(CourseError, match=r"holds no text: 1 file left out \(binary.*c\.png\)"):
+        corpora.from_folder(root, vocab=60, suffixes=[".png"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right of their own on Windows")
+def test_links_to_folders_are_named_and_not_entered(tmp_path):
+    for name, to in (("nowhere", "nothing"), ("round", ".")):
+        (tmp_path / name).symlink_to(tmp_path / to, target_is_directory=True)
+    corpus = corpora.from_folder(folder_of(tmp_path), vocab=60)
+    assert sum(corpus.n_files) == 30 and corpus.notes == ("2 links left out (to no file: nowhere, round)",)
+
+
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    (folder_of(tmp_path) / "locked").mkdir()
+    real = os.scandir
+
+    def locked(folder):
+        if str(folder).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(CourseError, match="locked could not be read .Permission denied"):
+        corpora.from_folder(tmp_path, vocab=60)
 
 
 def test_a_hidden_folder_itself_may_be_read(tmp_path):
@@ -230,6 +371,14 @@ def test_tokenizers_that_cannot_be_used():
     for wrong in ("gpt2", str.split, None):
         with pytest.raises(CourseError, match="comes from `tokenizers`"):
             corpora.from_texts("mine", texts, wrong)
+
+
+def test_arguments_that_would_change_nothing():
+    texts = {f"{i}": LINES * (i + 1) for i in range(20)}
+    with pytest.raises(CourseError, match="keep is for a vocabulary trained here"):
+        corpora.from_texts("mine", texts, gpt2_like(), keep="é")
+    with pytest.raises(CourseError, match="end names a token of a tokenizer handed in"):
+        corpora.from_texts("mine", texts, 60, end="</s>")
 
 
 def test_bytes_of_tokens_of_any_vocabulary():

@@ -346,6 +346,8 @@ WRONG = [
     (lambda: fit(nn.Linear(4, 1), lambda step: torch.ones(2, 4), TrainConfig(2), loss=lambda m, x: 1.0), "not a float"),
     (lambda: fit(nn.Linear(4, 1), lambda step: torch.ones(2, 4), TrainConfig(2), loss=lambda m, x: m(x).mean().detach()),
      "does not depend on the weights"),
+    (lambda: fit(TinyTransformer(TinyConfig(n_layers=1)), lambda step: torch.ones(2, 4), TrainConfig(2)),
+     "reads tokens, and they are whole numbers.*torch.float32; take batch.long"),
     (lambda: fit(nn.ReLU(), lambda step: torch.ones(2, 4), TrainConfig(2), **SQUARE), "no parameter"),
 ]  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,7 +17,8 @@ from jaxtyping import Int
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from mi_course.errors import CourseError, nearest
+from mi_course.corpora.reading import HALVES, shown, some
+from mi_course.errors import CourseError, kind_of, nearest
 
 Sampler = Callable[[int], Int[Tensor, "batch pos"]]  # step -> tokens, the same for the same (seed, step)
 
@@ -98,19 +100,50 @@ class Corpus:
         )
 
     def encode(self, text: str, special: bool = False) -> Int[Tensor, "pos"]:
-        """Token ids of a text; `special` adds what the tokenizer puts around one, a `<s>` in front, say."""
+        """Token ids of a text; `special` adds what the tokenizer puts around one, a `<s>` in front, say.
+
+        A letter that the vocabulary has not is read as `?` or as the unknown token where there is one; where there is
+        none it is left out, and a warning names it.
+        """
+        if not isinstance(text, str):
+            raise CourseError(f"What is encoded is a text, a str, not {kind_of(text)}.")
+        if half := HALVES.search(text):
+            raise CourseError(
+                f"{half[0]!a} is half a letter, which no vocabulary has: take it out of the text."
+            )
         ids = self.tokenizer.encode(text, add_special_tokens=special).ids
         if not ids and text.strip():
             raise CourseError(f"No letter of {text!r} is in this vocabulary.")
+        if lost := self._left_out(text, ids):
+            warnings.warn(
+                f"This vocabulary has not these letters, and they were left out of the tokens: {some(lost, 10)}.",
+                stacklevel=2,
+            )
         return torch.tensor(ids, dtype=torch.long)
+
+    def _left_out(self, text: str, ids: list[int]) -> list[str]:
+        """The letters of a text, as one sees them, that are missing in its tokens and are no token, or half of one."""
+        if (back := self.decode(ids)) == text:
+            return []
+        alone = lambda letter: self.decode(self.tokenizer.encode(letter, add_special_tokens=False).ids)
+        missing = Counter(text) - Counter(back)
+        return [shown(letter) for letter in missing if not alone(letter).strip("\ufffd")]
 
     def decode(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> str:
         """The text of token ids; `tokens` is a tensor or any sequence of them."""
-        return self.tokenizer.decode([int(t) for t in tokens], skip_special_tokens=False)
+        return self.tokenizer.decode(self._ids(tokens), skip_special_tokens=False)
+
+    def _ids(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> list[int]:
+        """Token ids as numbers, all of this vocabulary: a tokenizer would leave the others out."""
+        ids, n = [int(t) for t in tokens], self.d_vocab
+        for t in ids:
+            if not 0 <= t < n and not (n <= t < 2**31 and self.tokenizer.id_to_token(t) is not None):
+                raise CourseError(f"There is no token {t}: the ids of this vocabulary are 0…{n - 1}.")
+        return ids
 
     def token_strings(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> list[str]:
         """One printable string for each of `tokens`: ⏎ for a new line, · for a space, ·⁷ for seven of them; see `visible`."""
-        return [self.vocabulary[int(t)] for t in tokens]
+        return [self.vocabulary[t] for t in self._ids(tokens)]
 
     def spelt(self, tokens: Int[Tensor, "pos"] | Iterable[int]) -> list[str]:
         """As `token_strings`, but pieces of letters are shown by the letter: خ¹ and خ² are two tokens of one خ.
@@ -118,7 +151,7 @@ class Corpus:
         `tokens` follow one another. Where a letter is cut off, or for a piece alone, [ابة…]¹ says which letters of the
         text begin (or, ²³⁴, go on) so, the most frequent first.
         """
-        ids = [int(t) for t in tokens]
+        ids = self._ids(tokens)
         if not self._pieces & set(ids):
             return self.token_strings(ids)
         pieces = [self.token_bytes(t) for t in ids]

@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from mi_course.corpora.corpus import HELD_OUT, Corpus
-from mi_course.corpora.reading import Notes, count, one_line_end, read_folder, without_twins
+from mi_course.corpora.reading import (
+    Notes,
+    count,
+    one_line_end,
+    read_folder,
+    whole_letters,
+    with_something,
+    without_twins,
+)
 from mi_course.corpora.vocabulary import (
     altered_letters,
     handed_in,
@@ -30,7 +38,7 @@ from mi_course.corpora.vocabulary import (
     train_tokenizer,
     with_unknown,
 )
-from mi_course.errors import CourseError, kind_of
+from mi_course.errors import CourseError, kind_of, nearest
 from mi_course.files import data_dir
 
 SKIP_FOLDERS = {
@@ -153,8 +161,9 @@ def from_texts(
 ) -> Corpus:
     """A corpus of name → text; the tokenizer is given, or trained here with so many tokens.
 
-    Line ends become newlines and duplicates are left out; the corpus says what was changed when it is printed. `keep`
-    are letters beyond ASCII for a tokenizer trained here; `end` names the end-of-text token of one handed in.
+    Line ends become newlines; duplicates and empty texts are left out. A tokenizer trained here reads a tab as four blanks, and
+    what is no printable ASCII and not in `keep`, blanks of other kinds too, as `?`. The corpus says what was changed
+    when it is printed. `end` names the end-of-text token of a tokenizer handed in.
 
     Args:
         name: of the corpus.
@@ -164,12 +173,35 @@ def from_texts(
         end: the end-of-text token of one handed in.
         notes: sentences that the corpus says when it is printed.
     """
+    check_texts(name, texts)
+    texts, halved = whole_letters(texts)
+    texts, ends = one_line_end(texts)
+    texts, empty = with_something(texts)
+    texts, twins = without_twins(texts)
+    return assembled(name, texts, tokenizer, keep, end, [*notes, *halved, *ends, *empty, *twins], report=True)
+
+
+def check_texts(name: str, texts: Any) -> None:
+    """One sentence for what is no dictionary of name → text."""
+    if not isinstance(texts, dict):
+        raise CourseError(f"The texts of {name} are a dictionary, name → text, not {kind_of(texts)}.")
     for key, text in texts.items():
+        if not isinstance(key, str):
+            raise CourseError(f"A text of {name} is named {key!r}: a name is a str, str({key!r}) say.")
         if not isinstance(text, str):
             raise CourseError(f"{key} of {name} is {kind_of(text)}, no text: leave it out.")
-    texts, ends = one_line_end(texts)
-    texts, twins = without_twins(texts)
-    return assembled(name, texts, tokenizer, keep, end, [*notes, *ends, *twins], report=True)
+
+
+def check_meant(trained: bool, keep: str, end: str | None) -> None:
+    """One sentence for what would change nothing: letters to keep and an end-of-text token have one use each."""
+    if keep and not trained:
+        raise CourseError(
+            "keep is for a vocabulary trained here: the tokenizer handed in has its own letters."
+        )
+    if end is not None and trained:
+        raise CourseError(
+            "end names a token of a tokenizer handed in: a vocabulary trained here has its own."
+        )
 
 
 def assembled(
@@ -184,7 +216,7 @@ def assembled(
     """Texts that are as they should be, split and tokenized; `report` looks for letters that come out otherwise."""
     texts = {key: text for key, text in texts.items() if text.strip()}
     if not texts:
-        raise CourseError(f"{name} holds no text.")
+        raise CourseError(f"{name} holds no text{': ' if notes else ''}{', '.join(notes)}.")
     if len(texts) == 1:
         texts = halves(texts)
         held = {max(texts)}
@@ -192,6 +224,7 @@ def assembled(
         held = held_out_of(texts)
     parts = [[texts[k] for k in texts if k not in held], [texts[k] for k in texts if k in held]]
     number, trained = 0, isinstance(tokenizer, int)
+    check_meant(trained, keep, end)
     found = letters(texts.values()) if trained or report else None
     if trained:
         tokenizer = with_unknown(train_tokenizer(parts[0], tokenizer, keep), found)
@@ -252,7 +285,7 @@ def from_folder(
 ) -> Corpus:
     """Your own text: every text file below a folder, with a tokenizer of its own unless one is given.
 
-    Hidden folders, binary files and duplicates are left out; print the corpus to see what was changed. `tokenizer` is
+    Hidden folders, binary and empty files and duplicates are left out; print the corpus to see what was changed. `tokenizer` is
     one of `tokenizers` or `transformers`, `end` its end-of-text token if that has no usual name; `keep` are letters
     beyond ASCII (`"äöüß"`) that a vocabulary trained here is to have.
 
@@ -283,13 +316,18 @@ def from_huggingface(
         raise CourseError("Hugging Face data sets need `pip install datasets`.") from error
     try:
         data = datasets.load_dataset(name, split=split, streaming=True)
-        found = {f"{i:08}": row[column] for i, row in zip(range(rows), data, strict=False)}
+        found = [(row.get(column), tuple(row)) for _, row in zip(range(rows), data, strict=False)]
     except Exception as error:  # whatever the hub's client raises, a learner needs one sentence
         raise CourseError(
             f"The data set {name!r} could not be read ({type(error).__name__}: {error}). "
             "Without a network, save it as text files and use from_folder."
         ) from error
-    texts = {key: text for key, text in found.items() if text is not None}
+    known = list(dict.fromkeys(key for _, keys in found for key in keys))
+    if found and column not in known:
+        raise CourseError(
+            f"{name} has no column {column!r}; it has {', '.join(known)}.{nearest(column, known)}"
+        )
+    texts = {f"{i:08}": text for i, (text, _) in enumerate(found) if text is not None}
     empty = len(found) - len(texts)
     notes = [f"{count(empty, 'row')} without a text left out"] if empty else []
     return from_texts(name, texts, vocab, notes=notes)

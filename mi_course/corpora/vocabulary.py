@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor
 
 from mi_course.corpora.corpus import END_OF_TEXT
-from mi_course.corpora.reading import Notes, count, some
+from mi_course.corpora.reading import Notes, count, shown, some
 from mi_course.errors import CourseError, kind_of, nearest
 from mi_course.files import data_dir
 
@@ -35,7 +35,10 @@ def train_tokenizer(texts: Iterable[str], vocab: int, keep: str = "") -> Tokeniz
     if not 1 <= vocab <= LARGEST:
         raise CourseError(f"A vocabulary trained here has 1 to {LARGEST:,} tokens, not {vocab:,}.")
     tokenizer = Tokenizer(models.BPE())
-    foreign = Regex(rf"[^\x20-\x7E\n{keep}]")
+    beyond = "".join(
+        letter for letter in keep if not "\x20" <= letter <= "\x7e"
+    )  # nothing that means more in a [class]
+    foreign = Regex(rf"[^\x20-\x7E\n{beyond}]")
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Replace("\t", "    "), normalizers.Replace(foreign, "?")]
     )
@@ -107,17 +110,36 @@ def read_as(tokenizer: Tokenizer, letter: str) -> str:
     return tokenizer.decode(ids, skip_special_tokens=False)
 
 
+def read_between(tokenizer: Tokenizer, blank: str, letter: str | None) -> str:
+    """What is left of a blank between twice the same letter: alone, many tokenizers drop it. With no letter, the blank."""
+    if letter is None:
+        return blank
+    back = read_as(tokenizer, letter + blank + letter).strip()
+    whole = len(back) > 1 and back.startswith(letter) and back.endswith(letter)
+    return back[len(letter) : -len(letter)] if whole else blank
+
+
 def altered_letters(tokenizer: Tokenizer, found: Counter) -> Notes:
-    """Which letters come back as something else, and how often they occur."""
+    """Which letters, blanks of any kind among them, come back as something else, and how often they occur."""
     turned: dict[str, Counter] = {}
+    firm = next((x for x in found if x.isalnum() and read_as(tokenizer, x) == x), None)
     for letter, n in found.items():
-        back = letter if letter.isspace() else read_as(tokenizer, letter)
-        if back.strip() != letter.strip() and not (len(back) > 1 and letter in back):
-            turned.setdefault(back.strip(), Counter())[letter] = n
+        back = (
+            read_between(tokenizer, letter, firm) if letter.isspace() else read_as(tokenizer, letter).strip()
+        )
+        if back != letter and not (len(back) > 1 and letter in back):
+            turned.setdefault(back, Counter())[letter] = n
     return [
-        f"{count(sum(these.values()), 'letter')} read as {back or 'nothing'} ({some(x for x, _ in these.most_common())})"
+        f"{count(sum(these.values()), 'letter')} read as {reading(back)} ({some(shown(x) for x, _ in these.most_common())})"
         for back, these in turned.items()
     ]
+
+
+def reading(back: str) -> str:
+    """What letters came back as, in words where it is nothing or blank."""
+    if back.strip(" "):
+        return "".join(map(shown, back))
+    return {0: "nothing", 1: "a blank"}.get(len(back), f"{len(back)} blanks")
 
 
 def joined(tokenizer: Tokenizer, texts: list[str], end: int = 0) -> Int[Tensor, "tokens"]:

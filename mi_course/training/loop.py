@@ -266,6 +266,16 @@ def check_arguments(model: Any, sample: Any, config: Any) -> None:
         )
 
 
+def next_token(model: nn.Module, batch: Tensor) -> Tensor:
+    """The loss of a model of tokens, which are whole numbers."""
+    if batch.is_floating_point() or batch.is_complex():
+        raise CourseError(
+            f"{type(model).__name__} reads tokens, and they are whole numbers: sample(step) returned {batch.dtype}; "
+            "take batch.long(), or pass a loss= of your own for rows of numbers."
+        )
+    return model(batch, return_type="loss")
+
+
 def own_loss(model: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
     """The next-token loss of a model that has one."""
     known = inspect.signature(model.forward).parameters.values()
@@ -273,7 +283,7 @@ def own_loss(model: nn.Module) -> Callable[[nn.Module, Tensor], Tensor]:
         raise CourseError(
             f"{type(model).__name__} has no loss of its own: pass loss=lambda model, batch: … with one number."
         )
-    return lambda model, batch: model(batch, return_type="loss")
+    return next_token
 
 
 def checked_loss(value: Any) -> Tensor:
