@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mi_course.errors import CourseError
-from mi_course.patching.layout import layout_of
+from mi_course.patching.layout import check_ends, layout_of
 from mi_course.patching.nodes import chosen
 from mi_course.patching.runs import Run, readable, record, recorded_with
 
@@ -21,6 +21,8 @@ class Pair:
     def __init__(self, model, clean: Tensor | Run, corrupted: Tensor | Run, attention_mask, check: bool):
         check_pair(clean, corrupted)
         if not isinstance(clean, Run):
+            if attention_mask is None and not isinstance(corrupted, Run):
+                check_ends(model, torch.cat([clean, corrupted]))
             clean = record(model, clean, attention_mask=attention_mask, check=check)
         elif attention_mask is not None:
             raise CourseError("A recorded run knows its padding: give attention_mask= to record().")

@@ -128,17 +128,18 @@ def record_some(model, tokens: Int[Tensor, "batch pos"], sites: Sequence[str], *
         sites: such as `z`, `pattern`, `resid_pre`; q and k are there under each name they have.
         at_once: prompts run together.
     """
-    parts = readable(model, tokens).split(at_once)
-    first = record(model, parts[0], check=False)
-    if first.mask is not None:
+    tokens = readable(model, tokens)
+    if layout_of(model, tokens).mask is not None:
         raise CourseError("record_some takes prompts without padding.")
+    parts = tokens.split(at_once)
+    first = record(model, parts[0], check=False)
     wanted = lambda run: {key: x for key, x in run.acts.items() if key[0].split("_raw")[0] in sites}  # noqa: E731
     kept = [wanted(first)]
     kept += [wanted(recorded_with(first.engine, part, Layout.of(part))) for part in parts[1:]]
     acts = {
         key: torch.cat([acts.pop(key) for acts in kept]) for key in list(kept[0])
     }  # never twice in memory
-    return replace(first, tokens=torch.cat(parts), acts=acts)
+    return replace(first, tokens=tokens, acts=acts)
 
 
 def readable(model, tokens: Int[Tensor, "..."]) -> Int[Tensor, "batch pos"]:
