@@ -269,6 +269,25 @@ def test_the_check_can_be_switched_off(made):
         exp.sweep("pattern")
 
 
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0, 3.0, 8.0, 2.0], "factor": 8.0}
+
+
+@pytest.mark.parametrize("rope", [LONG, {"rope_type": "dynamic", "factor": 4.0}, {"rope_type": "linear", "factor": 2.0}])
+def test_angles_that_depend_on_the_length_of_a_run_are_the_models_own(rope, tmp_path):
+    """A patch at one position and the same patch in a sweep; rows alone would turn by a short run's angles."""
+    rope = rope if rope["rope_type"] == "linear" else {**rope, "original_max_position_embeddings": 4}
+    folder = save("llama", tmp_path, rope_scaling=rope)
+    (clean, corrupted), truth = prompts(), Truth("llama", folder)
+    exp = Experiment(pretrained.load(folder), clean, corrupted, RIGHT, WRONG)
+    assert isinstance(exp.engine, Hooked) == (rope["rope_type"] != "linear")
+    entering = truth.activations(clean)["resid_pre", 1]
+    for pos in range(clean.shape[1]):
+        at = (slice(None), pos)
+        theirs = truth.logits(corrupted, [("resid_pre", 1, at, entering)])[:, -1]
+        near(exp.logits(Node("resid_pre", 1, pos=pos)), theirs)
+        near(exp.logits("resid_pre", layers=[1])[0, pos], theirs)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", ["gpt2 scaled by layer", "gpt-neo", "llama"])
 def test_16_bits_are_patched_through_hooks(name, dtype, tmp_path):
