@@ -5,7 +5,8 @@ import torch
 
 from mi_course.errors import CourseError
 from mi_course.models import TinyConfig, TinyTransformer
-from mi_course.patching import checked_pos, chosen
+from mi_course.patching import Experiment, Node, checked_pos, chosen, record_some
+from mi_course.patching.pair import checked_source
 from mi_course.patching.runs import noised_embeddings, record, same_group
 from tests.naive_patching import model_of, prompts
 
@@ -43,6 +44,40 @@ def test_resampling_gives_every_prompt_anothers_activations(run):
     assert len(orders) > 1 and origin(run, run.resampled(3)) == origin(run, run.resampled(3))
     grouped = origin(run, run.resampled(0, groups=torch.tensor([0, 1, 0, 2, 1])))
     assert grouped == [2, 4, 0, 3, 1]  # prompt 3 is alone
+
+
+def test_a_source_that_does_not_fit_is_refused_wherever_it_is_given():
+    model = model_of(1, n_layers=2, d_mlp=6)
+    clean, corrupted, right, wrong = prompts(model, 2, 5)
+    exp = Experiment(model, clean, corrupted, right, wrong)
+    mask = torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
+    others = [model_of(1, n_layers=3, d_mlp=6), model_of(1, n_layers=2, d_mlp=6, n_heads=4), model_of(1, n_layers=2, d_model=4)]
+    others += [model_of(1, n_layers=2, d_mlp=6).double()]
+    sources = {
+        "padded differently": [record(model, clean, attention_mask=mask), record(model, clean, attention_mask=mask).mean()],
+        "of another size or number format": [record(other, clean) for other in others],
+        "holds no .* of layer [01]": [record_some(model, clean, ["mlp_out"])],
+    }
+    heads = [Node("z", 0, 0), Node("z", 1, 1)]
+    asked = [
+        lambda source: exp.sweep("z", source=source),
+        lambda source: exp.patch(heads, "noising", source=source),
+        lambda source: exp.logits("resid_pre", source=source),
+        lambda source: exp.attribution("z", source=source),
+        lambda source: exp.edge_attribution(source=source),
+        lambda source: exp.path_sweep("logits", source=source),
+        lambda source: exp.random_circuits(heads, 2, source=source),
+    ]
+    for sentence, refused in sources.items():
+        for source in refused:
+            for ask in asked:
+                with pytest.raises(CourseError, match=sentence):
+                    ask(source)
+    assert exp.sweep("mlp_out", source=record_some(model, clean, ["mlp_out"])).values.shape == (2, 5)
+    with pytest.raises(CourseError, match="must be a run.*not a str"):
+        checked_source("mean", exp.clean)
+    with pytest.raises(CourseError, match="corrupted is a run of a model of another size"):
+        Experiment(model, clean, record(others[1], corrupted), right, wrong)
 
 
 def test_groups_name_every_prompt(run):
