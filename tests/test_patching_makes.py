@@ -9,6 +9,7 @@ from mi_course.patching import Experiment, Node, Run, logit_diff, noised_embeddi
 from mi_course.patching.forward import Forward
 from mi_course.patching.hooked import Hooked
 from mi_course.patching.reach import unreached
+from mi_course.sae import SaeConfig, SparseAutoencoder
 from tests.patching_makes import FAST, MAKES, Truth, V, save
 
 RIGHT, WRONG = torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8])
@@ -267,6 +268,24 @@ def test_the_check_can_be_switched_off(made):
     assert record(exp.model, exp.clean.tokens, check=False).engine.refused == {}
     with pytest.raises(CourseError, match="behind|other numbers than its hook of pattern"):
         exp.sweep("pattern")
+
+
+@pytest.mark.parametrize("format_of", ["the model", "the autoencoder"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["llama", "gemma"])  # rebuilt, and through hooks
+def test_features_are_computed_in_the_autoencoders_format(name, dtype, format_of, tmp_path):
+    """Within the roundings of the coarser format, what both in 32 bits give."""
+    folder, (clean, corrupted) = save(name, tmp_path), prompts()
+    torch.manual_seed(0)
+    encoder, found = SparseAutoencoder(SaeConfig(d_in=32, d_sae=5)), []
+    for changed in (False, True):
+        bridge = pretrained.load(folder, dtype=dtype if changed and format_of == "the model" else torch.float32)
+        encoder = encoder.to(dtype) if changed and format_of == "the autoencoder" else encoder
+        exp, sae = Experiment(bridge, clean, corrupted, RIGHT, WRONG), (encoder, "blocks.0.hook_resid_post")
+        both = [exp.patch([Node("resid_pre", 0, pos=1), Node("feature", 0, unit=2)], sae=sae)]
+        found.append([*both, exp.sweep("feature", sae=sae), exp.attribution("feature", sae=sae)])
+    for plain, other in zip(*found):
+        near(other.per_prompt.float(), plain.per_prompt, atol=1e-4 if dtype == torch.float64 else 0.2)
 
 
 LONG = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0, 3.0, 8.0, 2.0], "factor": 8.0}
