@@ -288,6 +288,13 @@ def test_features_are_computed_in_the_autoencoders_format(name, dtype, format_of
         near(other.per_prompt.float(), plain.per_prompt, atol=1e-4 if dtype == torch.float64 else 0.2)
 
 
+@pytest.mark.parametrize("check", [False, True])
+def test_a_make_whose_forward_does_not_stand_hooks_is_refused_in_a_sentence(check, tmp_path):
+    bridge = pretrained.load(save("opt", tmp_path, do_layer_norm_before=False))
+    with pytest.raises(CourseError, match=r"breaks off where .* through hooks \(.*\), .*another make"):
+        Experiment(bridge, *prompts(), RIGHT, WRONG, check=check)
+
+
 LONG = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0, 3.0, 8.0, 2.0], "factor": 8.0}
 
 

@@ -114,6 +114,27 @@ def test_runs_of_nonsense_are_refused():
         record(model, torch.tensor([[0, 1]]))
 
 
+class Decoder(torch.nn.Module):
+    """A module of Hugging Face's kind, or a bridge of encoder and decoder: with layers, but no `blocks`."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder_blocks, self.cfg = torch.nn.ModuleList([torch.nn.Linear(2, 2)]), None
+
+
+@pytest.mark.parametrize("model", [Decoder(), None, "smollm2-135m-instruct"])
+def test_what_is_no_model_to_patch_is_refused(model):
+    tokens = torch.tensor([[0, 1]])
+    for ask in (
+        lambda: record(model, tokens),
+        lambda: record_some(model, tokens, ["z"]),
+        lambda: Experiment(model, tokens, tokens.flip(1), 0, 1),
+        lambda: noised_embeddings(model, tokens),
+    ):
+        with pytest.raises(CourseError, match=f"type {type(model).__name__} cannot be patched: take a Tiny"):
+            ask()
+
+
 def test_choices_and_positions():
     assert checked_pos(-1, 4) == 3 and checked_pos(0, 4) == 0
     assert chosen("x", "a", ("a", "b")) == "a"

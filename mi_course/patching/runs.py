@@ -143,7 +143,12 @@ def record_some(model, tokens: Int[Tensor, "batch pos"], sites: Sequence[str], *
 
 
 def readable(model, tokens: Int[Tensor, "..."]) -> Int[Tensor, "batch pos"]:
-    """The `tokens`, if the `model` can read them, on its device."""
+    """The `tokens`, if the `model` can be patched and can read them, on its device."""
+    if not all(hasattr(model, name) for name in ("blocks", "W_E", "cfg", "run_with_hooks")):
+        raise CourseError(
+            f"A model of type {type(model).__name__} cannot be patched: take a "
+            "TinyTransformer or a decoder's TransformerBridge, as models.load and pretrained.load give them."
+        )
     if not len(model.blocks):
         raise CourseError("A model of zero layers has nothing to patch.")
     if not tokens.numel():
@@ -177,6 +182,7 @@ def noised_embeddings(
     another token's embedding, the result is nothing the model has ever read. `tokens` are those that `model` reads,
     `positions` where the noise is (default: everywhere); `seed` draws it.
     """
+    tokens = readable(model, tokens)
     n_pos = tokens.shape[1]
     where = range(n_pos) if positions is None else [checked_pos(pos, n_pos) for pos in positions]
     embed, unit = entering(model, tokens)
