@@ -150,7 +150,9 @@ def test_resamples_without_a_gap_are_left_out_and_counted():
     assert one.left_out() == without and 300 < without < 400
     assert torch.stack(one.interval()).tolist() == pytest.approx([1, 1], abs=1e-5)
     assert f"[1.000, 1.000], {without} of 1,000 resamples without a gap left out" in repr(one)
-    torch.testing.assert_close(torch.stack(many.interval()), torch.tensor([[1.0, 0.0]] * 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        torch.stack(many.interval()), torch.tensor([[1.0, 0.0]] * 2), atol=1e-5, rtol=0
+    )
     figure = many.plot(caption="What to see.")
     assert f"What to see. 95% intervals, {without} of 1,000 resamples" in figure.caption
     assert "left out" not in repr(result(drawn(10))) and result(drawn(10)).left_out() == 0

@@ -75,6 +75,9 @@ def test_masks_are_checked():
             CourseError, match=r"attention_mask must be 1 at tokens and 0 at padding, \[2, 3\]"
         ):
             checked_mask(mask, tokens)
+    for mask in ("left", [[1, 1], [1]], [["a"] * 3] * 2, {1, 0}):
+        with pytest.raises(CourseError, match="attention_mask must be 1 at tokens .* all rows of one length"):
+            checked_mask(mask, tokens)
     with pytest.raises(CourseError, match="hides a whole prompt"):
         checked_mask([[0, 0, 0], [1, 1, 1]], tokens)
 

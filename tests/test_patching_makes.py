@@ -279,7 +279,9 @@ def test_features_are_computed_in_the_autoencoders_format(name, dtype, format_of
     torch.manual_seed(0)
     encoder, found = SparseAutoencoder(SaeConfig(d_in=32, d_sae=5)), []
     for changed in (False, True):
-        bridge = pretrained.load(folder, dtype=dtype if changed and format_of == "the model" else torch.float32)
+        bridge = pretrained.load(
+            folder, dtype=dtype if changed and format_of == "the model" else torch.float32
+        )
         encoder = encoder.to(dtype) if changed and format_of == "the autoencoder" else encoder
         exp, sae = Experiment(bridge, clean, corrupted, RIGHT, WRONG), (encoder, "blocks.0.hook_resid_post")
         both = [exp.patch([Node("resid_pre", 0, pos=1), Node("feature", 0, unit=2)], sae=sae)]
@@ -295,10 +297,17 @@ def test_a_make_whose_forward_does_not_stand_hooks_is_refused_in_a_sentence(chec
         Experiment(bridge, *prompts(), RIGHT, WRONG, check=check)
 
 
-LONG = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0, 3.0, 8.0, 2.0], "factor": 8.0}
+LONG = {
+    "rope_type": "longrope",
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0, 3.0, 8.0, 2.0],
+    "factor": 8.0,
+}
 
 
-@pytest.mark.parametrize("rope", [LONG, {"rope_type": "dynamic", "factor": 4.0}, {"rope_type": "linear", "factor": 2.0}])
+@pytest.mark.parametrize(
+    "rope", [LONG, {"rope_type": "dynamic", "factor": 4.0}, {"rope_type": "linear", "factor": 2.0}]
+)
 def test_angles_that_depend_on_the_length_of_a_run_are_the_models_own(rope, tmp_path):
     """A patch at one position and the same patch in a sweep; rows alone would turn by a short run's angles."""
     rope = rope if rope["rope_type"] == "linear" else {**rope, "original_max_position_embeddings": 4}

@@ -59,11 +59,14 @@ class Layout:
 
 def checked_mask(mask, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"] | None:
     """The mask as booleans, None where nothing is masked."""
-    mask = torch.as_tensor(mask, device=tokens.device)
+    try:
+        mask = torch.as_tensor(mask, device=tokens.device)
+    except (TypeError, ValueError, RuntimeError):  # words, or rows of unequal lengths
+        mask = torch.empty(0)
     if mask.shape != tokens.shape or not bool(((mask == 0) | (mask == 1)).all()):
         raise CourseError(
-            f"attention_mask must be 1 at tokens and 0 at padding, {list(tokens.shape)} as the tokens are, not "
-            f"{list(mask.shape)}."
+            f"attention_mask must be 1 at tokens and 0 at padding, {list(tokens.shape)} as the tokens are, all "
+            f"rows of one length, not {list(mask.shape) if mask.numel() else 'that'}."
         )
     mask = mask.bool()
     if not bool(mask.any(1).all()):

@@ -20,7 +20,10 @@ DIRECTIONS = ("denoising", "noising")
 class Pair:
     """A clean and a corrupted run of the same prompts' shape and padding."""
 
-    def __init__(self, model, clean: Tensor | Run, corrupted: Tensor | Run, attention_mask, check: bool):
+    def __init__(self, model, clean: Any, corrupted: Any, attention_mask, check: bool):
+        clean, corrupted = (
+            run if isinstance(run, Run) else readable(model, run) for run in (clean, corrupted)
+        )
         check_pair(clean, corrupted)
         if not isinstance(clean, Run):
             if attention_mask is None and not isinstance(corrupted, Run):
@@ -36,7 +39,6 @@ class Pair:
                 torch.equal(corrupted.acts["resid_pre", 0], clean.acts["resid_pre", 0]),
             )
         else:
-            corrupted = readable(model, corrupted)
             mask = layout_of(model, corrupted, attention_mask).mask
             same = clean.embed is None and torch.equal(corrupted, clean.tokens)
         if same:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mi_course.activations import as_tokens
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 from mi_course.models import checked_tokens
@@ -96,7 +98,7 @@ def same_group(groups: Sequence | Tensor | None, n: int, device) -> Float[Tensor
 
 def record(
     model,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Any,
     *,
     embed: Float[Tensor, "batch pos d_model"] | None = None,
     attention_mask=None,
@@ -104,7 +106,7 @@ def record(
 ) -> Run:
     """One forward of `model` with every activation kept; `embed` stands in for the tokens' embeddings (`hook_embed`).
 
-    `attention_mask` is 1 at tokens and 0 at padding; without it the tokenizer's padding is looked for. `check` tries
+    `tokens` are ids [batch pos], a tensor, an array or lists. `attention_mask` is 1 at tokens and 0 at padding; without it the tokenizer's padding is looked for. `check` tries
     out, on a few tokens, at which sites a hook reaches the logits, where hooks do the patching.
     """
     tokens = readable(model, tokens)
@@ -117,7 +119,7 @@ def record(
     return checked_run(Run(tokens, acts, engine, embed, mask=layout.mask))
 
 
-def record_some(model, tokens: Int[Tensor, "batch pos"], sites: Sequence[str], *, at_once: int = 30) -> Run:
+def record_some(model, tokens: Any, sites: Sequence[str], *, at_once: int = 30) -> Run:
     """`record` that keeps the activations of a few sites only, so many prompts at a time: for what does not fit in memory.
 
     What is left serves as a source of ablations, or wherever no more than these sites is asked for.
@@ -142,7 +144,7 @@ def record_some(model, tokens: Int[Tensor, "batch pos"], sites: Sequence[str], *
     return replace(first, tokens=tokens, acts=acts)
 
 
-def readable(model, tokens: Int[Tensor, "..."]) -> Int[Tensor, "batch pos"]:
+def readable(model, tokens: Any) -> Int[Tensor, "batch pos"]:
     """The `tokens`, if the `model` can be patched and can read them, on its device."""
     if not all(hasattr(model, name) for name in ("blocks", "W_E", "cfg", "run_with_hooks")):
         raise CourseError(
@@ -151,6 +153,7 @@ def readable(model, tokens: Int[Tensor, "..."]) -> Int[Tensor, "batch pos"]:
         )
     if not len(model.blocks):
         raise CourseError("A model of zero layers has nothing to patch.")
+    tokens = tokens if isinstance(tokens, Tensor) else as_tokens(tokens)
     if not tokens.numel():
         raise CourseError(f"tokens must be [batch pos] with at least one of each, not {list(tokens.shape)}.")
     return checked_tokens(tokens.cpu(), model.cfg).to(model.W_E.device)
@@ -171,7 +174,7 @@ def checked_run(run: Run) -> Run:
 
 def noised_embeddings(
     model,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Any,
     sd: float | int = 3.0,
     positions: Sequence[int] | None = None,
     seed: int = 0,
