@@ -297,6 +297,21 @@ def test_a_make_whose_forward_does_not_stand_hooks_is_refused_in_a_sentence(chec
         Experiment(bridge, *prompts(), RIGHT, WRONG, check=check)
 
 
+def test_noised_embeddings_fit_where_they_are_narrower_than_the_stream(tmp_path):
+    """OPT of 350 million reads embeddings of half the stream's width: without noise they are the run itself."""
+    bridge = pretrained.load(save("opt", tmp_path, word_embed_proj_dim=16))
+    clean, _ = prompts()
+    embed = noised_embeddings(bridge, clean, 0)
+    assert embed.shape == (*clean.shape, 16)
+    run, own = record(bridge, clean, embed=embed), record(bridge, clean)
+    near(run.acts["resid_post", 1], own.acts["resid_post", 1])
+    noisy = record(bridge, clean, embed=noised_embeddings(bridge, clean, 3.0))
+    exp = Experiment(bridge, clean, noisy, RIGHT, WRONG)
+    near(exp.patch(Node("resid_pre", 0)).per_prompt, exp._clean_each)
+    with pytest.raises(CourseError, match=r"embed is \[3, 6, 32\], not \[\*\[3, 6\], 16\]"):
+        record(bridge, clean, embed=torch.zeros(3, 6, 32))
+
+
 LONG = {
     "rope_type": "longrope",
     "short_factor": [1.0] * 4,

@@ -110,10 +110,9 @@ def record(
     out, on a few tokens, at which sites a hook reaches the logits, where hooks do the patching.
     """
     tokens = readable(model, tokens)
-    if embed is not None and embed.shape != (*tokens.shape, model.cfg.d_model):
-        raise CourseError(
-            f"embed is {list(embed.shape)}, not [*{list(tokens.shape)}, d_model={model.cfg.d_model}]."
-        )
+    width = model.W_E.shape[1]  # of hook_embed: some of OPT's makes bring it to d_model behind it
+    if embed is not None and embed.shape != (*tokens.shape, width):
+        raise CourseError(f"embed is {list(embed.shape)}, not [*{list(tokens.shape)}, {width}].")
     layout = layout_of(model, tokens, attention_mask)
     engine, acts = engines.engine(model, tokens, layout, embed, check)
     return checked_run(Run(tokens, acts, engine, embed, mask=layout.mask))
