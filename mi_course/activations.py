@@ -54,7 +54,10 @@ def as_tokens(tokens: Any) -> Int[Tensor, "window pos"]:
         except (TypeError, ValueError):  # words, or windows of unequal length
             pass
     if not isinstance(tokens, Tensor):
-        raise CourseError(f"tokens must be a tensor [window pos] of whole numbers, not {kind_of(tokens)}.")
+        raise CourseError(
+            "tokens must be a tensor [window pos] of whole numbers, or an array or lists of them, all of one length, not "
+            f"{kind_of(tokens)}: encode text first, with model.to_tokens(…) or a tokenizer's input_ids."
+        )
     if tokens.is_floating_point() or tokens.ndim != 2 or not tokens.numel():
         what = f"{list(tokens.shape)} of {str(tokens.dtype).removeprefix('torch.')}"
         raise CourseError(f"tokens must be [window pos] with at least one window, whole numbers, not {what}.")

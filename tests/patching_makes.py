@@ -43,7 +43,7 @@ FAST = {"gpt2", "gpt2 scaled by layer", "gpt2 without scale", "gpt-neox", "gpt-n
         "qwen2", "qwen3", "phi"}  # fmt: skip
 
 
-def save(name, folder):
+def save(name, folder, **changed):
     """The make's model, every weight random, with a tokenizer of 40 words that pads with a word of its own."""
     import transformers
     from tokenizers import Tokenizer
@@ -54,6 +54,7 @@ def save(name, folder):
     tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     kind, options, _ = MAKES[name]
+    options = {**options, **changed}
     ids = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 2}
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**options, **ids))

@@ -152,6 +152,17 @@ def test_coarse_products_are_near(llama):
         assert 0 < error < 0.01
 
 
+def test_models_of_64_bits_are_read_as_those_of_32(llama):
+    """Rotary tables, slopes and weights are of the model's own format; a lens is of 32 bits."""
+    bridges = [pretrained.load(llama[0], dtype=dtype) for dtype in (torch.float32, torch.float64)]
+    ids = torch.cat([bridges[0].to_tokens(text) for text in llama[1]])
+    assert backward.rebuilt(bridges[1]) is not None
+    for coarse, near in ((False, 1e-5), (True, 0.02)):
+        single, double = (lenses.jacobian_lens(b, ids, skip=4, coarse=coarse).weights for b in bridges)
+        for layer, W in single.items():
+            torch.testing.assert_close(double[layer], W, atol=near, rtol=near)
+
+
 # --- translators and exits ---------------------------------------------------------------------------
 
 

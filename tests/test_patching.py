@@ -1,5 +1,6 @@
 """Activation patching: the fast engine equals the naive loop and TransformerLens, and hand-made circuits are exact."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -558,6 +559,23 @@ def test_bad_experiments_are_refused_in_one_sentence(toy, sentence):
         of(toy, **BAD_EXPERIMENTS[sentence](toy))
 
 
+@pytest.mark.parametrize(("name", "value", "sentence"), [
+    ("right", None, "right is a NoneType"), ("right", {1, 2, 3}, "right is a set"), ("wrong", iter([1, 2, 3]), "is a list_iterator"),
+    ("wrong", torch.tensor([True, False, True]), "must be one token id"), ("pos", "last", "pos must be an int or one position"),
+    ("pos", None, "pos must be"), ("pos", [[1], [2], [3]], "pos must be"), ("pos", [[1], [2, 3]], "pos must be"),
+    ("pos", [1.5, 2.0, 3.0], "pos must be"), ("pos", True, "pos must be"), ("attention_mask", "left", "attention_mask must be 1"),
+    ("attention_mask", [[1, 1], [1]], "attention_mask must be 1"),
+])  # fmt: skip
+def test_answers_positions_and_masks_of_other_kinds_are_refused(toy, name, value, sentence):
+    with pytest.raises(CourseError, match=sentence):
+        of(toy, clean=toy.clean.tokens, corrupted=toy.corrupted.tokens, **{name: value})
+
+
+def test_a_position_may_be_a_number_of_numpy_or_torch(toy):
+    for pos in (np.int64(3), torch.tensor(3), np.array([3, 3, 3]), (3, 3, 3)):
+        assert of(toy, pos=pos).pos.tolist() == [3, 3, 3]
+
+
 def test_plain_numbers_are_one_prompts_answers(toy):
     one = [run.tokens[:1] for run in (toy.clean, toy.corrupted)]
     right, wrong = int(toy.right[0]), int(toy.wrong[0])
@@ -601,6 +619,11 @@ BAD_PATCHES = {
     "There is no q 1.3": lambda toy: toy.path(Node("z", 0, 1), Node("q", 1, 3)),
     "There is no layer 7": lambda toy: toy.path(Node("z", 0, 1), Node("mlp_in", 7)),
     "QK fix is for queries and keys": lambda toy: toy.attribution("v", qk_fix=True),
+    r"layers= takes whole numbers, at least one, not \[\]": lambda toy: toy.sweep("z", layers=[]),
+    r"positions= takes whole numbers, at least one, not \[\]": lambda toy: toy.attribution("z", positions=[]),
+    r"units= takes whole numbers, at least one, not \[\]": lambda toy: toy.logits("neuron", units=[]),
+    "n=0: draw one random circuit": lambda toy: toy.random_circuits(Node("z", 0, 1), 0),
+    "n=-1: draw one random circuit": lambda toy: toy.random_nodes(-1, like=[Node("z", 0, 1)]),
     "steps=0": lambda toy: toy.attribution("z", steps=0),
 }  # fmt: skip
 

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 from mi_course.patching import Experiment, Node, PatchResult
 from mi_course.patching.intervals import bootstrap, rank_p, sign_flip_p
@@ -137,6 +138,35 @@ def test_figures_show_intervals():
         "to",
     ]
     assert len(square.plot().picture.axes) == 2  # the map and its scale
+
+
+def test_resamples_without_a_gap_are_left_out_and_counted():
+    """Accuracy of ten prompts, one of which tells clean from corrupted: a third of the resamples leave it out."""
+    clean, corrupted = torch.tensor([1.0] * 4 + [0.0] * 6), torch.tensor([1.0] * 3 + [0.0] * 7)
+    ends = torch.stack([corrupted, clean])
+    one, many = result(clean, ends=ends), result(torch.stack([clean, corrupted]), ends=ends)
+    drawn_ones = torch.randint(10, (1000, 10), generator=generator(0))
+    without = int((drawn_ones != 3).all(1).sum())
+    assert one.left_out() == without and 300 < without < 400
+    assert torch.stack(one.interval()).tolist() == pytest.approx([1, 1], abs=1e-5)
+    assert f"[1.000, 1.000], {without} of 1,000 resamples without a gap left out" in repr(one)
+    torch.testing.assert_close(
+        torch.stack(many.interval()), torch.tensor([[1.0, 0.0]] * 2), atol=1e-5, rtol=0
+    )
+    figure = many.plot(caption="What to see.")
+    assert f"What to see. 95% intervals, {without} of 1,000 resamples" in figure.caption
+    assert "left out" not in repr(result(drawn(10))) and result(drawn(10)).left_out() == 0
+
+
+def test_rounding_is_no_gap_and_where_none_has_one_a_sentence_says_so():
+    """Three prompts that are right in both runs, in another order: 0.1 + 0.1 + 0.1 is not always 0.3."""
+    ends = torch.stack([torch.tensor([0.1, 0.2, 0.3, 0.7]), torch.tensor([0.1, 0.2, 0.3, 0.7]) * (1 + 1e-7)])
+    flat = result(torch.ones(4), ends=ends)
+    assert flat.left_out() == 1000
+    with pytest.raises(CourseError, match="score the same in all 1,000 resamples"):
+        flat.interval()
+    assert "[" not in repr(flat)
+    assert bool(torch.stack(flat.interval("scores")).isfinite().all())
 
 
 def test_what_has_no_interval_says_so():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mi_course.errors import CourseError
-from mi_course.patching import Experiment, record
+from mi_course.patching import Experiment, record, record_some
 from mi_course.patching.forward import Forward
 from mi_course.patching.layout import Layout, checked_mask, found_mask
 from tests.naive_patching import model_of, prompts
@@ -39,9 +39,31 @@ def test_where_the_pad_begins_a_text_too_one_of_them_is_the_beginning():
 def test_padding_that_cannot_be_served_is_refused():
     with pytest.raises(CourseError, match="ends in padding, where the answer would be read"):
         says([[4, 5, 2], [4, 5, 6]])
-    assert says([[4, 5, 2], [4, 5, 6]], eos=2) is None  # an end of text may be meant
+    assert says([[4, 5, 2], [4, 6, 2]], eos=2) is None  # an end of text may be meant
     with pytest.raises(CourseError, match="consists of padding alone"):
         says([[2, 2], [4, 5]])
+
+
+@pytest.mark.parametrize("special", [{"eos": 2}, {"bos": 2}, {"bos": 2, "eos": 2}])
+def test_right_padding_is_told_from_an_end_of_text_by_unequal_ends(special):
+    """SmolLM2 pads with the token that ends a text, GPT-2 with the one that begins and ends it."""
+    for tokens in ([[4, 5, 2], [4, 5, 6]], [[2, 5, 2], [2, 5, 6]], [[4, 2, 2], [4, 5, 2]]):
+        with pytest.raises(CourseError, match="ends in padding.*attention_mask="):
+            says(tokens, **special)
+    assert says([[4, 2, 2], [5, 2, 2]], **special) is None and says([[4, 5, 2]], **special) is None
+
+
+def test_right_padding_between_clean_and_corrupted_or_in_a_later_part_is_seen():
+    model = model_of(2, n_layers=1)
+    model.tokenizer = SimpleNamespace(pad_token_id=2, bos_token_id=1, eos_token_id=2)
+    short, long = torch.tensor([[4, 5, 2]]), torch.tensor([[4, 5, 6]])
+    with pytest.raises(CourseError, match="ends in padding.*attention_mask="):
+        Experiment(model, long, short, 3, 7)
+    assert Experiment(model, long, short, 3, 7, attention_mask=torch.ones(1, 3)).clean.mask is None
+    with pytest.raises(CourseError, match="ends in padding"):
+        record_some(model, torch.cat([long, long, short]), ["z"], at_once=2)
+    with pytest.raises(CourseError, match="without padding"):
+        record_some(model, torch.cat([long, long, short.flip(1)]), ["z"], at_once=2)
 
 
 def test_masks_are_checked():
@@ -52,6 +74,9 @@ def test_masks_are_checked():
         with pytest.raises(
             CourseError, match=r"attention_mask must be 1 at tokens and 0 at padding, \[2, 3\]"
         ):
+            checked_mask(mask, tokens)
+    for mask in ("left", [[1, 1], [1]], [["a"] * 3] * 2, {1, 0}):
+        with pytest.raises(CourseError, match="attention_mask must be 1 at tokens .* all rows of one length"):
             checked_mask(mask, tokens)
     with pytest.raises(CourseError, match="hides a whole prompt"):
         checked_mask([[0, 0, 0], [1, 1, 1]], tokens)

@@ -9,6 +9,7 @@ from mi_course.patching import Experiment, Node, Run, logit_diff, noised_embeddi
 from mi_course.patching.forward import Forward
 from mi_course.patching.hooked import Hooked
 from mi_course.patching.reach import unreached
+from mi_course.sae import SaeConfig, SparseAutoencoder
 from tests.patching_makes import FAST, MAKES, Truth, V, save
 
 RIGHT, WRONG = torch.tensor([3, 4, 5]), torch.tensor([6, 7, 8])
@@ -267,6 +268,74 @@ def test_the_check_can_be_switched_off(made):
     assert record(exp.model, exp.clean.tokens, check=False).engine.refused == {}
     with pytest.raises(CourseError, match="behind|other numbers than its hook of pattern"):
         exp.sweep("pattern")
+
+
+@pytest.mark.parametrize("format_of", ["the model", "the autoencoder"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["llama", "gemma"])  # rebuilt, and through hooks
+def test_features_are_computed_in_the_autoencoders_format(name, dtype, format_of, tmp_path):
+    """Within the roundings of the coarser format, what both in 32 bits give."""
+    folder, (clean, corrupted) = save(name, tmp_path), prompts()
+    torch.manual_seed(0)
+    encoder, found = SparseAutoencoder(SaeConfig(d_in=32, d_sae=5)), []
+    for changed in (False, True):
+        bridge = pretrained.load(
+            folder, dtype=dtype if changed and format_of == "the model" else torch.float32
+        )
+        encoder = encoder.to(dtype) if changed and format_of == "the autoencoder" else encoder
+        exp, sae = Experiment(bridge, clean, corrupted, RIGHT, WRONG), (encoder, "blocks.0.hook_resid_post")
+        both = [exp.patch([Node("resid_pre", 0, pos=1), Node("feature", 0, unit=2)], sae=sae)]
+        found.append([*both, exp.sweep("feature", sae=sae), exp.attribution("feature", sae=sae)])
+    for plain, other in zip(*found):
+        near(other.per_prompt.float(), plain.per_prompt, atol=1e-4 if dtype == torch.float64 else 0.2)
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_a_make_whose_forward_does_not_stand_hooks_is_refused_in_a_sentence(check, tmp_path):
+    bridge = pretrained.load(save("opt", tmp_path, do_layer_norm_before=False))
+    with pytest.raises(CourseError, match=r"breaks off where .* through hooks \(.*\), .*another make"):
+        Experiment(bridge, *prompts(), RIGHT, WRONG, check=check)
+
+
+def test_noised_embeddings_fit_where_they_are_narrower_than_the_stream(tmp_path):
+    """OPT of 350 million reads embeddings of half the stream's width: without noise they are the run itself."""
+    bridge = pretrained.load(save("opt", tmp_path, word_embed_proj_dim=16))
+    clean, _ = prompts()
+    embed = noised_embeddings(bridge, clean, 0)
+    assert embed.shape == (*clean.shape, 16)
+    run, own = record(bridge, clean, embed=embed), record(bridge, clean)
+    near(run.acts["resid_post", 1], own.acts["resid_post", 1])
+    noisy = record(bridge, clean, embed=noised_embeddings(bridge, clean, 3.0))
+    exp = Experiment(bridge, clean, noisy, RIGHT, WRONG)
+    near(exp.patch(Node("resid_pre", 0)).per_prompt, exp._clean_each)
+    with pytest.raises(CourseError, match=r"embed is \[3, 6, 32\], not \[\*\[3, 6\], 16\]"):
+        record(bridge, clean, embed=torch.zeros(3, 6, 32))
+
+
+LONG = {
+    "rope_type": "longrope",
+    "short_factor": [1.0] * 4,
+    "long_factor": [4.0, 3.0, 8.0, 2.0],
+    "factor": 8.0,
+}
+
+
+@pytest.mark.parametrize(
+    "rope", [LONG, {"rope_type": "dynamic", "factor": 4.0}, {"rope_type": "linear", "factor": 2.0}]
+)
+def test_angles_that_depend_on_the_length_of_a_run_are_the_models_own(rope, tmp_path):
+    """A patch at one position and the same patch in a sweep; rows alone would turn by a short run's angles."""
+    rope = rope if rope["rope_type"] == "linear" else {**rope, "original_max_position_embeddings": 4}
+    folder = save("llama", tmp_path, rope_scaling=rope)
+    (clean, corrupted), truth = prompts(), Truth("llama", folder)
+    exp = Experiment(pretrained.load(folder), clean, corrupted, RIGHT, WRONG)
+    assert isinstance(exp.engine, Hooked) == (rope["rope_type"] != "linear")
+    entering = truth.activations(clean)["resid_pre", 1]
+    for pos in range(clean.shape[1]):
+        at = (slice(None), pos)
+        theirs = truth.logits(corrupted, [("resid_pre", 1, at, entering)])[:, -1]
+        near(exp.logits(Node("resid_pre", 1, pos=pos)), theirs)
+        near(exp.logits("resid_pre", layers=[1])[0, pos], theirs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

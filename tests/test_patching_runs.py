@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import BatchEncoding
 
 from mi_course.errors import CourseError
-from mi_course.models import TinyConfig, TinyTransformer
-from mi_course.patching import checked_pos, chosen
+from mi_course.models import TinyConfig, TinyTransformer, checked_tokens
+from mi_course.patching import Experiment, Node, checked_pos, chosen, record_some
+from mi_course.patching.pair import checked_source
 from mi_course.patching.runs import noised_embeddings, record, same_group
 from tests.naive_patching import model_of, prompts
 
@@ -45,6 +48,47 @@ def test_resampling_gives_every_prompt_anothers_activations(run):
     assert grouped == [2, 4, 0, 3, 1]  # prompt 3 is alone
 
 
+def test_a_source_that_does_not_fit_is_refused_wherever_it_is_given():
+    model = model_of(1, n_layers=2, d_mlp=6)
+    clean, corrupted, right, wrong = prompts(model, 2, 5)
+    exp = Experiment(model, clean, corrupted, right, wrong)
+    mask = torch.tensor([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
+    others = [
+        model_of(1, n_layers=3, d_mlp=6),
+        model_of(1, n_layers=2, d_mlp=6, n_heads=4),
+        model_of(1, n_layers=2, d_model=4),
+    ]
+    others += [model_of(1, n_layers=2, d_mlp=6).double()]
+    sources = {
+        "padded differently": [
+            record(model, clean, attention_mask=mask),
+            record(model, clean, attention_mask=mask).mean(),
+        ],
+        "of another size or number format": [record(other, clean) for other in others],
+        "holds no .* of layer [01]": [record_some(model, clean, ["mlp_out"])],
+    }
+    heads = [Node("z", 0, 0), Node("z", 1, 1)]
+    asked = [
+        lambda source: exp.sweep("z", source=source),
+        lambda source: exp.patch(heads, "noising", source=source),
+        lambda source: exp.logits("resid_pre", source=source),
+        lambda source: exp.attribution("z", source=source),
+        lambda source: exp.edge_attribution(source=source),
+        lambda source: exp.path_sweep("logits", source=source),
+        lambda source: exp.random_circuits(heads, 2, source=source),
+    ]
+    for sentence, refused in sources.items():
+        for source in refused:
+            for ask in asked:
+                with pytest.raises(CourseError, match=sentence):
+                    ask(source)
+    assert exp.sweep("mlp_out", source=record_some(model, clean, ["mlp_out"])).values.shape == (2, 5)
+    with pytest.raises(CourseError, match="must be a run.*not a str"):
+        checked_source("mean", exp.clean)
+    with pytest.raises(CourseError, match="corrupted is a run of a model of another size"):
+        Experiment(model, clean, record(others[1], corrupted), right, wrong)
+
+
 def test_groups_name_every_prompt(run):
     with pytest.raises(CourseError, match="groups names 2 prompts; the run has 5"):
         run.mean([0, 1])
@@ -79,8 +123,68 @@ def test_runs_of_nonsense_are_refused():
         record(model, torch.tensor([[0, 1]]))
 
 
+class Decoder(torch.nn.Module):
+    """A module of Hugging Face's kind, or a bridge of encoder and decoder: with layers, but no `blocks`."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder_blocks, self.cfg = torch.nn.ModuleList([torch.nn.Linear(2, 2)]), None
+
+
+@pytest.mark.parametrize("model", [Decoder(), None, "smollm2-135m-instruct"])
+def test_what_is_no_model_to_patch_is_refused(model):
+    tokens = torch.tensor([[0, 1]])
+    for ask in (
+        lambda: record(model, tokens),
+        lambda: record_some(model, tokens, ["z"]),
+        lambda: Experiment(model, tokens, tokens.flip(1), 0, 1),
+        lambda: noised_embeddings(model, tokens),
+    ):
+        with pytest.raises(CourseError, match=f"type {type(model).__name__} cannot be patched: take a Tiny"):
+            ask()
+
+
+def test_tokens_come_as_tensors_arrays_or_lists():
+    model = model_of(1, n_layers=1)
+    clean, corrupted, right, wrong = prompts(model, 3, 5)
+    theirs = Experiment(model, clean, corrupted, right, wrong)
+    for form in (Tensor.numpy, Tensor.tolist, Tensor.int, lambda x: x.numpy().astype("uint16")):
+        ours = Experiment(model, form(clean), form(corrupted), right, wrong)
+        assert torch.equal(ours.clean.tokens, clean) and repr(ours) == repr(theirs)
+        assert torch.equal(record_some(model, form(clean), ["z"]).tokens, clean)
+        assert torch.equal(noised_embeddings(model, form(clean)), noised_embeddings(model, clean))
+
+
+@pytest.mark.parametrize(("tokens", "sentence"), [
+    ("w3 w4", "not a str: encode text first"), (["w3 w4", "w5"], "not a list: encode text first"),
+    ([[1, 2], [3]], "all of one length, not a list"), ([1, 2], "not \\[2\\]"), (None, "not a NoneType"), ({1, 2}, "not a set"),
+    (BatchEncoding({"input_ids": [[1, 2]]}), "not a BatchEncoding.*input_ids"), ([[0.5, 1.0]], "whole numbers, not .*float"),
+    (torch.tensor([[0.5, 1.0]]), "whole numbers, not float32: pass tokens.long"), (torch.tensor([[True, False]]), "not bool"),
+    (torch.tensor([[0, 1]], dtype=torch.uint8), "not uint8"),
+])  # fmt: skip
+def test_tokens_of_other_kinds_are_refused(tokens, sentence):
+    model = model_of(1, n_layers=1)
+    right = torch.tensor([[1, 2]])
+    for ask in (
+        lambda: record(model, tokens),
+        lambda: record_some(model, tokens, ["z"]),
+        lambda: noised_embeddings(model, tokens),
+        lambda: Experiment(model, tokens, right, 0, 1),
+        lambda: Experiment(model, right, tokens, 0, 1),
+    ):
+        with pytest.raises(CourseError, match=sentence):
+            ask()
+    if isinstance(tokens, Tensor):
+        with pytest.raises(CourseError, match=sentence):
+            checked_tokens(tokens, model.cfg)
+
+
 def test_choices_and_positions():
     assert checked_pos(-1, 4) == 3 and checked_pos(0, 4) == 0
     assert chosen("x", "a", ("a", "b")) == "a"
+    assert checked_pos(torch.tensor(2), 4) == 2
+    for pos in ("last", 1.5, None, [1]):
+        with pytest.raises(CourseError, match="pos= takes whole numbers"):
+            checked_pos(pos, 4)
     with pytest.raises(CourseError, match="no colour 'gren': choose from green, red.*green"):
         chosen("colour", "gren", ("green", "red"))

@@ -137,14 +137,15 @@ def of_prompt(
 ) -> dict[int, Float[Tensor, "d_model d_model"]]:  # fmt: skip
     """Layer → J [out in] of one prompt, whose streams before every block from the first layer on are `x`."""
     n, (pos, d) = forward.n_layers, x[layers[0]].shape
-    slopes = torch.zeros(d, pos, d)
+    dtype = x[layers[0]].dtype
+    slopes = torch.zeros(d, pos, d, dtype=dtype)
     slopes[torch.arange(d)[:, None], torch.tensor(targets)[None], torch.arange(d)[:, None]] = 1.0
     found, per = {}, max(1, CHUNK // pos)
     for i in range(n, layers[0] - 1, -1):
         if i < n:
-            back = BlockBack(forward, i, x[i], torch.bfloat16 if coarse else torch.float32)
+            back = BlockBack(forward, i, x[i], torch.bfloat16 if coarse else dtype)
             for part in slopes.split(per):
                 back(part)
         if i in layers:
-            found[i] = slopes[:, sources].mean(1)
+            found[i] = slopes[:, sources].mean(1).float()
     return found

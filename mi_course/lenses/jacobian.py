@@ -114,7 +114,7 @@ def by_hand(model, forward, tokens, layers: list[int], sources, targets, coarse:
         x = {
             i: found[0] for i, found in streams(model, row[None], range(min(layers[0], n - 1), n + 1)).items()
         }
-        last = BlockBack(forward, n - 1, x[n - 1], torch.float32).forward_stream
+        last = BlockBack(forward, n - 1, x[n - 1], x[n - 1].dtype).forward_stream
         if not torch.allclose(last, x[n], rtol=1e-4, atol=1e-4 * float(x[n].abs().max())):
             return None
         for layer, J in of_prompt(forward, x, layers, sources, targets, coarse).items():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from mi_course.errors import CourseError
@@ -18,7 +19,7 @@ def next_token_loss(
     return flat.view(len(tokens), -1) if per_token else flat
 
 
-def check_rows(tokens: Int[Tensor, "..."]) -> None:
+def check_rows(tokens: Shaped[Tensor, "..."]) -> None:
     """One sentence for `tokens` that are not [batch pos]."""
     if tokens.ndim != 2:
         raise CourseError(
@@ -26,9 +27,12 @@ def check_rows(tokens: Int[Tensor, "..."]) -> None:
         )
 
 
-def checked_tokens(tokens: Int[Tensor, "..."], cfg) -> Int[Tensor, "batch pos"]:
+def checked_tokens(tokens: Shaped[Tensor, "..."], cfg) -> Int[Tensor, "batch pos"]:
     """The tokens, if a model of the configuration `cfg` can read them; ids on a GPU are not waited for."""
     check_rows(tokens)
+    if tokens.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8):
+        kind = str(tokens.dtype).removeprefix("torch.")
+        raise CourseError(f"tokens are ids, signed whole numbers, not {kind}: pass tokens.long().")
     if tokens.shape[1] > cfg.n_ctx:
         raise CourseError(f"{tokens.shape[1]} tokens do not fit: this model reads n_ctx={cfg.n_ctx}.")
     if tokens.device.type == "cpu" and tokens.numel():

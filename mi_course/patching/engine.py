@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mi_course.errors import CourseError
+from mi_course.errors import CourseError, first_line
 from mi_course.patching.edits import Activations
 from mi_course.patching.forward import Forward
 from mi_course.patching.hooked import Hooked
@@ -31,11 +31,24 @@ def engine(
     hooked = Hooked(model)
     if layout.mask is not None and not hasattr(model, "original_model"):
         raise CourseError("This model takes no attention mask: pass prompts of equal length.")
-    acts = hooked.record(tokens, layout, embed)
+    acts = by_hooks(hooked, tokens, layout, embed)
     check_padding(hooked, acts, tokens, layout, embed)
     if check:
         hooked.refused = unreached(hooked, layout.real(tokens, 0)[None])
     return hooked, acts
+
+
+def by_hooks(hooked: Hooked, tokens: Tensor, layout: Layout, embed) -> Activations:
+    """What the hooks record; one sentence for a make whose forward does not stand a hook."""
+    try:
+        return hooked.record(tokens, layout, embed)
+    except CourseError:
+        raise
+    except UNFORESEEN as error:
+        raise CourseError(
+            f"This model's forward breaks off where its activations are recorded through hooks ({first_line(error)}), and "
+            "is none that is rebuilt: patch a model of another make."
+        ) from error
 
 
 def tried(layout: Layout) -> set[int]:

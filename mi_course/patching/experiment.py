@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -48,7 +49,7 @@ class Experiment:
 
     Args:
         model: a `TinyTransformer` or `TransformerBridge`.
-        clean: prompts whose answer is right, ids [batch pos] or a `Run`.
+        clean: prompts whose answer is right, ids [batch pos] (a tensor, an array or lists) or a `Run`.
         corrupted: the same number of prompts, of the same length, with another answer.
         right: one token id a prompt, [batch].
         wrong: the corrupted prompts' answers, for `logit_diff`.
@@ -64,14 +65,14 @@ class Experiment:
     def __init__(
         self,
         model,
-        clean: Int[Tensor, "batch pos"] | Run,
-        corrupted: Int[Tensor, "batch pos"] | Run,
+        clean: Any,
+        corrupted: Any,
         right,
         wrong=None,
         *,
         metric: str | Callable = "logit_diff",
         pos=-1,
-        attention_mask: Tensor | None = None,
+        attention_mask=None,
         max_bytes: int = 1 << 30,
         progress: bool = False,
         check: bool = True,

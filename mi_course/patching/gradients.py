@@ -73,7 +73,7 @@ def first_order(
         encoder, directions = sae[0], sae[0].directions().detach()
         with torch.no_grad():
             change = encoder.encode(source.flatten(2)) - encoder.encode(host.flatten(2))
-        return (change * (slope.flatten(2) @ directions.T)).mT
+        return (change * (slope.flatten(2).to(directions.dtype) @ directions.T)).mT
     effect = (source - host) * slope
     if kind == "neuron":
         return effect.mT

@@ -107,9 +107,8 @@ def apply_edit(x: Tensor, hook, edit: Edit) -> Tensor:
     if edit.sae is None:
         flipped[index] = given.value
     else:
-        change = (given.value - given.recorded(flipped))[:, None] * edit.sae.directions(
-            given.behind[0]
-        ).detach()
+        moved, directions = given.value - given.recorded(flipped), edit.sae.directions(given.behind[0])
+        change = (moved[:, None] * directions.detach()).to(flipped.dtype)
         flipped.flatten(2).index_put_(index[:2], change, accumulate=True)
     return flipped.transpose(1, 2) if edit.site == "pattern" else flipped
 

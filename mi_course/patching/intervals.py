@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mi_course.corpora.corpus import generator
@@ -27,18 +27,37 @@ def bootstrap(
     replacement, [*axes resample], each with its share in the mean.
 
     With few prompts it is too narrow, and where all prompts agree it is a point. Lower and upper end hold `level` of
-    so many `resamples`, drawn with `seed`.
+    so many `resamples`, drawn with `seed`; those that `of` leaves out, for want of a value, count for nothing.
     """
     if n < 2:
         raise CourseError("An interval over prompts needs two prompts at least.")
     if not 0 < level < 1 or resamples < 1:
         raise CourseError(f"level={level} must lie between 0 and 1, and resamples={resamples} be 1 or more.")
-    drawn = torch.randint(n, (resamples, n), generator=generator(seed))
-    share = torch.nn.functional.one_hot(drawn, n).double().mean(1)
-    found = torch.cat([of(part) for part in share.split(AT_ONCE)], -1)
+    found = torch.cat([of(part) for part in shares(n, resamples, seed).split(AT_ONCE)], -1)
+    if not found.shape[-1]:
+        raise CourseError(
+            f"Clean and corrupted score the same in all {resamples:,} resamples: take more prompts, or a metric that "
+            "tells them apart."
+        )
     ends = torch.tensor([(1 - level) / 2, (1 + level) / 2]).to(found)
     low, high = found.quantile(ends, dim=-1)
     return low, high
+
+
+def shares(n: int, resamples: int, seed: int) -> Float[Tensor, "resample n"]:
+    """The share of each of `n` prompts in so many `resamples`, drawn with replacement by `seed`."""
+    drawn = torch.randint(n, (resamples, n), generator=generator(seed))
+    return torch.nn.functional.one_hot(drawn, n).double().mean(1)
+
+
+def with_gap(
+    ends: Float[Tensor, "end batch"], share: Float[Tensor, "resample batch"]
+) -> Bool[Tensor, "resample"]:
+    """In which resamples, each prompt's `share` in them given, the means of the two `ends` differ by more than rounding."""
+    share = share.to(ends)
+    corrupted, clean = ends @ share.T
+    size = (ends.abs() @ share.T).sum(0)
+    return (clean - corrupted).abs() > 100 * torch.finfo(ends.dtype).eps * size
 
 
 def sign_flip_p(

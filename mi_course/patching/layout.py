@@ -59,11 +59,14 @@ class Layout:
 
 def checked_mask(mask, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"] | None:
     """The mask as booleans, None where nothing is masked."""
-    mask = torch.as_tensor(mask, device=tokens.device)
+    try:
+        mask = torch.as_tensor(mask, device=tokens.device)
+    except (TypeError, ValueError, RuntimeError):  # words, or rows of unequal lengths
+        mask = torch.empty(0)
     if mask.shape != tokens.shape or not bool(((mask == 0) | (mask == 1)).all()):
         raise CourseError(
-            f"attention_mask must be 1 at tokens and 0 at padding, {list(tokens.shape)} as the tokens are, not "
-            f"{list(mask.shape)}."
+            f"attention_mask must be 1 at tokens and 0 at padding, {list(tokens.shape)} as the tokens are, all "
+            f"rows of one length, not {list(mask.shape) if mask.numel() else 'that'}."
         )
     mask = mask.bool()
     if not bool(mask.any(1).all()):
@@ -75,7 +78,7 @@ def found_mask(model, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch p
     """The mask that the tokenizer's padding implies: pads at the beginning of a prompt are no tokens.
 
     Many tokenizers pad with the token that also begins a text. Then the last of several leading ones is the beginning
-    wherever every prompt has one.
+    wherever every prompt has one. Where it also ends a text, prompts may all end in it, each in as many.
     """
     tokenizer = getattr(model, "tokenizer", None)
     pad = getattr(tokenizer, "pad_token_id", None)
@@ -92,12 +95,22 @@ def found_mask(model, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch p
         leading = leading - 1
     if int(leading.max()) == tokens.shape[1]:
         raise CourseError("A prompt consists of padding alone.")
-    if not begins and pad != getattr(tokenizer, "eos_token_id", None) and bool(is_pad[:, -1].any()):
-        raise CourseError(
-            "A prompt ends in padding, where the answer would be read: pad on the left, or pass attention_mask= and pos=."
-        )
+    check_ends(model, tokens)
     mask = torch.arange(tokens.shape[1], device=tokens.device) >= leading[:, None]
     return None if bool(mask.all()) else mask
+
+
+def check_ends(model, tokens: Int[Tensor, "batch pos"]) -> None:
+    """Refuse prompts that end in padding, where the answer would be read."""
+    tokenizer = getattr(model, "tokenizer", None)
+    pad = getattr(tokenizer, "pad_token_id", None)
+    trailing = (tokens == pad).long().flip(1).cumprod(1).sum(1) if pad is not None else torch.zeros(1)
+    meant = pad in (getattr(tokenizer, "bos_token_id", None), getattr(tokenizer, "eos_token_id", None))
+    if int(trailing.max()) > (int(trailing.min()) if meant else 0):
+        raise CourseError(
+            "A prompt ends in padding, where the answer would be read: pad on the left, or pass attention_mask= and pos="
+            f"{' (1 also at an end of text that is meant)' if meant else ''}."
+        )
 
 
 def layout_of(model, tokens: Int[Tensor, "batch pos"], attention_mask=None) -> Layout:

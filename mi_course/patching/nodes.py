@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
+from typing import Any
 
 from mi_course.errors import CourseError, nearest
 
@@ -39,8 +41,20 @@ class Node:
         return name if self.pos is None else f"{name} @{self.pos}"
 
 
-def checked_pos(pos: int, n_pos: int) -> int:
+def numbers(what: str, given: Any) -> list[int]:
+    """The whole numbers that are `given`, at least one; `what` they are begins the sentence of the error."""
+    try:
+        found = [operator.index(number) for number in given]
+    except TypeError:  # no list, or of something else
+        found = []
+    if not found:
+        raise CourseError(f"{what} takes whole numbers, at least one, not {given!r}.")
+    return found
+
+
+def checked_pos(pos: Any, n_pos: int) -> int:
     """The position `pos`, counted from the start, of a prompt of `n_pos` tokens; −1 is the last."""
+    [pos] = numbers("pos=", [pos])
     if not -n_pos <= pos < n_pos:
         raise CourseError(
             f"There is no position {pos}: prompts have {n_pos} tokens, 0…{n_pos - 1} or −{n_pos}…−1."

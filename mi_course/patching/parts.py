@@ -10,7 +10,7 @@ import torch
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 from mi_course.patching.edits import HOOKS, Edit
-from mi_course.patching.nodes import HEADS, SITES, UNITS, Node, checked_pos, chosen
+from mi_course.patching.nodes import HEADS, SITES, UNITS, Node, checked_pos, chosen, numbers
 from mi_course.patching.runs import Run
 from mi_course.sae import checked_autoencoder
 
@@ -106,6 +106,8 @@ class Parts:
 
     def random(self, n: int, like: list[Node], seed: int) -> list[list[Node]]:
         """n random circuits of the make-up of `like`: as many nodes of each kind at the same positions, elsewhere."""
+        if n < 1:
+            raise CourseError(f"n={n}: draw one random circuit at least.")
         rng = generator(seed)
         groups: dict[tuple, int] = {}
         for node in like:
@@ -187,7 +189,7 @@ class Parts:
     def grid(self, kind: str, positions, layers, units, sae) -> tuple[dict, list]:
         """The axes of a sweep, and for each layer (the arguments of its edit, the number of cells)."""
         self.check_kind(kind, sae)
-        layers = list(range(self.n_layers) if layers is None else layers)
+        layers = list(range(self.n_layers)) if layers is None else numbers("layers=", layers)
         if kind == "feature":
             layers = [self.sae_site(sae)[1]]
         inner = self.inner_axes(kind, positions, units, sae)
@@ -215,13 +217,13 @@ class Parts:
             axes["head"] = list(range(self.size(kind)))
         if kind in UNITS:
             size = self.size(kind, sae)
-            axes["unit"] = list(range(size) if units is None else units)
+            axes["unit"] = list(range(size)) if units is None else numbers("units=", units)
             if outside := [unit for unit in axes["unit"] if not 0 <= unit < size]:
                 raise CourseError(f"There is no {kind} {outside[0]}: units are 0…{size - 1}.")
         elif units is not None:
             raise CourseError(f"units= is for neurons and features, not for {kind}.")
         every = list(range(self.n_pos))
         if not isinstance(positions, str):
-            return axes | {"pos": [checked_pos(pos, self.n_pos) for pos in positions]}
+            return axes | {"pos": [checked_pos(pos, self.n_pos) for pos in numbers("positions=", positions)]}
         chosen("choice of positions", positions, ("each", "all", *(["pairs"] if kind == "pattern" else [])))
         return axes | {"each": {"pos": every}, "all": {}, "pairs": {"query": every, "key": every}}[positions]

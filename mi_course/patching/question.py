@@ -8,10 +8,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_course.errors import CourseError
+from mi_course.errors import CourseError, kind_of
 from mi_course.patching.metrics import METRICS, kl
 from mi_course.patching.nodes import checked_pos, chosen
 from mi_course.patching.runs import Run
+
+
+def whole(numbers: Tensor) -> bool:
+    """Whether they are whole numbers, and no truth values."""
+    return not (numbers.is_floating_point() or numbers.is_complex() or numbers.dtype == torch.bool)
 
 
 class Question:
@@ -36,13 +41,16 @@ class Question:
             )
         try:
             tokens = torch.as_tensor(given, device=self.device)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
+            what = (
+                "holds answers of unequal lengths" if isinstance(given, Sequence) else f"is {kind_of(given)}"
+            )
             raise CourseError(
-                f"{name} holds answers of unequal lengths: pass one token id a prompt, of answers that are a single token."
+                f"{name} {what}: pass one token id a prompt, of answers that are a single token."
             ) from error
         if tokens.ndim == 0 and self.n_batch == 1:
             tokens = tokens[None]
-        if tokens.shape != (self.n_batch,) or tokens.is_floating_point():
+        if tokens.shape != (self.n_batch,) or not whole(tokens):
             raise CourseError(
                 f"{name} must be one token id for each of the {self.n_batch} prompts, [batch], not "
                 f"{list(tokens.shape)} {tokens.dtype}: answers of several tokens need a metric of their own."
@@ -52,10 +60,16 @@ class Question:
         return tokens.long()
 
     def _positions(self, pos) -> Int[Tensor, "batch"]:
-        given = [pos] * self.n_batch if isinstance(pos, int) else torch.as_tensor(pos).tolist()
-        if not isinstance(given, list) or len(given) != self.n_batch:
-            raise CourseError(f"pos must be an int or one position for each of the {self.n_batch} prompts.")
-        found = torch.tensor([checked_pos(p, self.n_pos) for p in given], device=self.device)
+        try:
+            given = torch.as_tensor(pos)
+        except (TypeError, ValueError, RuntimeError):  # words, nothing, lists of unequal lengths
+            given = torch.empty(0)
+        given = given.expand(self.n_batch) if given.ndim == 0 else given
+        if given.shape != (self.n_batch,) or not whole(given):
+            raise CourseError(
+                f"pos must be an int or one position for each of the {self.n_batch} prompts: −1 is the last."
+            )
+        found = torch.tensor([checked_pos(p, self.n_pos) for p in given.tolist()], device=self.device)
         if self.run.mask is not None and not bool(self.run.mask[range(self.n_batch), found].all()):
             raise CourseError(
                 "An answer is read at padding: pad on the left, or say with pos= where each prompt ends."

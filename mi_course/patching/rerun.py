@@ -182,8 +182,8 @@ class Rerun:
             some, back = at[moved].unique(return_inverse=True)
             there = there.clone()
             there[moved] = sae.encode(flat[some])[back, unit[moved]]
-        flat = flat.index_add(0, at, (given.value[kept] - there)[:, None] * sae.directions(unit).detach())  # fmt: skip
-        return flat.view_as(x)
+        change = (given.value[kept] - there)[:, None] * sae.directions(unit).detach()
+        return flat.index_add(0, at, change.to(flat.dtype)).view_as(x)
 
     # -- attention -------------------------------------------------------------------------------
 

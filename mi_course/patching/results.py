@@ -14,9 +14,11 @@ from torch import Tensor
 
 from mi_course import plots
 from mi_course.errors import CourseError
-from mi_course.patching.intervals import bootstrap, rank_p, sign_flip_p
+from mi_course.patching.intervals import bootstrap, rank_p, shares, sign_flip_p, with_gap
 from mi_course.patching.metrics import normalised
 from mi_course.patching.nodes import chosen
+
+RESAMPLES = 1000  # of an interval
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -71,7 +73,7 @@ class PatchResult:
         value = "" if self.axes or self.clean == self.corrupted else f", value {float(self):.3f}"
         if value and self._has_interval:
             low, high = self.interval(of="values")
-            value += f" [{low:.3f}, {high:.3f}]"
+            value += f" [{low:.3f}, {high:.3f}]{self._said_left_out}"
         about = "estimated " if self.approximate else ""
         return (
             f"PatchResult({self.what}: {about}{self.direction}, {self.metric}, {axes or 'one patch'}{value})"
@@ -81,15 +83,21 @@ class PatchResult:
 
     @property
     def _has_interval(self) -> bool:
-        return self.ends is not None and self.per_prompt.shape[-1] > 1
+        return self.ends is not None and self.per_prompt.shape[-1] > 1 and self.left_out() < RESAMPLES
+
+    @property
+    def _said_left_out(self) -> str:
+        """What is said beside an interval from which resamples were left out."""
+        n = self.left_out()
+        return f", {n:,} of {RESAMPLES:,} resamples without a gap left out" if n else ""
 
     def interval(
-        self, of: str = "effect", *, level: float | int = 0.95, resamples: int = 1000, seed: int = 0
+        self, of: str = "effect", *, level: float | int = 0.95, resamples: int = RESAMPLES, seed: int = 0
     ) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"]]:
         """Bootstrap interval over prompts of the "effect", the "values" or the "scores": (low, high).
 
-        The gap between the clean and the corrupted run is resampled with the patches, as it is no constant either.
-        `of` is one of the three, `level` what the interval covers; prompts are drawn anew `resamples` times by
+        The gap between the clean and the corrupted run is resampled with the patches, as it is no constant either;
+        resamples without a gap have no effect, and are left out (`left_out` counts them). `of` is one of the three, `level` what the interval covers; prompts are drawn anew `resamples` times by
         `seed`.
         """
         chosen("quantity", of, ("effect", "values", "scores"))
@@ -102,10 +110,20 @@ class PatchResult:
             if of == "scores":
                 return mean
             corrupted, clean = ends @ share.to(ends).T
-            values = (mean - corrupted) / (clean - corrupted)
+            values = ((mean - corrupted) / (clean - corrupted))[..., with_gap(ends, share)]
             return 1 - values if of == "effect" and self.direction == "noising" else values
 
         return bootstrap(statistic, per_prompt.shape[-1], level=level, resamples=resamples, seed=seed)
+
+    def left_out(self, *, resamples: int = RESAMPLES, seed: int = 0) -> int:
+        """In how many of so many `resamples`, drawn by `seed`, clean and corrupted score the same.
+
+        An `interval` of effects or values is that of the others.
+        """
+        if self.ends is None:
+            return 0
+        share = shares(self.ends.shape[-1], resamples, seed)
+        return resamples - int(with_gap(self.ends, share).sum())
 
     def p_value(
         self, null: PatchResult | None = None, *, permutations: int = 1000, seed: int = 0
@@ -176,6 +194,8 @@ class PatchResult:
             "alt": alt or f"Largest effects: {', '.join(f'{k} {v:.2f}' for k, v in self.top(5))}.",
         }  # fmt: skip
         ends = self._drawn_interval(len(names) == 1 if intervals is None else intervals)
+        if ends and (said := self._said_left_out):
+            words["caption"] = f"{caption} 95% intervals{said}.".strip()
         if len(names) == 1:
             half = {unit: (ends[1] - ends[0]) / 2} if ends else None
             return plots.bars(labels[names[0]], effect, ylabel=unit, xlabel=names[0], errors=half, **words)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mi_course.activations import as_tokens
 from mi_course.corpora.corpus import generator
 from mi_course.errors import CourseError
 from mi_course.models import checked_tokens
@@ -96,7 +98,7 @@ def same_group(groups: Sequence | Tensor | None, n: int, device) -> Float[Tensor
 
 def record(
     model,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Any,
     *,
     embed: Float[Tensor, "batch pos d_model"] | None = None,
     attention_mask=None,
@@ -104,20 +106,19 @@ def record(
 ) -> Run:
     """One forward of `model` with every activation kept; `embed` stands in for the tokens' embeddings (`hook_embed`).
 
-    `attention_mask` is 1 at tokens and 0 at padding; without it the tokenizer's padding is looked for. `check` tries
+    `tokens` are ids [batch pos], a tensor, an array or lists. `attention_mask` is 1 at tokens and 0 at padding; without it the tokenizer's padding is looked for. `check` tries
     out, on a few tokens, at which sites a hook reaches the logits, where hooks do the patching.
     """
     tokens = readable(model, tokens)
-    if embed is not None and embed.shape != (*tokens.shape, model.cfg.d_model):
-        raise CourseError(
-            f"embed is {list(embed.shape)}, not [*{list(tokens.shape)}, d_model={model.cfg.d_model}]."
-        )
+    width = model.W_E.shape[1]  # of hook_embed: some of OPT's makes bring it to d_model behind it
+    if embed is not None and embed.shape != (*tokens.shape, width):
+        raise CourseError(f"embed is {list(embed.shape)}, not [*{list(tokens.shape)}, {width}].")
     layout = layout_of(model, tokens, attention_mask)
     engine, acts = engines.engine(model, tokens, layout, embed, check)
     return checked_run(Run(tokens, acts, engine, embed, mask=layout.mask))
 
 
-def record_some(model, tokens: Int[Tensor, "batch pos"], sites: Sequence[str], *, at_once: int = 30) -> Run:
+def record_some(model, tokens: Any, sites: Sequence[str], *, at_once: int = 30) -> Run:
     """`record` that keeps the activations of a few sites only, so many prompts at a time: for what does not fit in memory.
 
     What is left serves as a source of ablations, or wherever no more than these sites is asked for.
@@ -128,23 +129,30 @@ def record_some(model, tokens: Int[Tensor, "batch pos"], sites: Sequence[str], *
         sites: such as `z`, `pattern`, `resid_pre`; q and k are there under each name they have.
         at_once: prompts run together.
     """
-    parts = readable(model, tokens).split(at_once)
-    first = record(model, parts[0], check=False)
-    if first.mask is not None:
+    tokens = readable(model, tokens)
+    if layout_of(model, tokens).mask is not None:
         raise CourseError("record_some takes prompts without padding.")
+    parts = tokens.split(at_once)
+    first = record(model, parts[0], check=False)
     wanted = lambda run: {key: x for key, x in run.acts.items() if key[0].split("_raw")[0] in sites}  # noqa: E731
     kept = [wanted(first)]
     kept += [wanted(recorded_with(first.engine, part, Layout.of(part))) for part in parts[1:]]
     acts = {
         key: torch.cat([acts.pop(key) for acts in kept]) for key in list(kept[0])
     }  # never twice in memory
-    return replace(first, tokens=torch.cat(parts), acts=acts)
+    return replace(first, tokens=tokens, acts=acts)
 
 
-def readable(model, tokens: Int[Tensor, "..."]) -> Int[Tensor, "batch pos"]:
-    """The `tokens`, if the `model` can read them, on its device."""
+def readable(model, tokens: Any) -> Int[Tensor, "batch pos"]:
+    """The `tokens`, if the `model` can be patched and can read them, on its device."""
+    if not all(hasattr(model, name) for name in ("blocks", "W_E", "cfg", "run_with_hooks")):
+        raise CourseError(
+            f"A model of type {type(model).__name__} cannot be patched: take a "
+            "TinyTransformer or a decoder's TransformerBridge, as models.load and pretrained.load give them."
+        )
     if not len(model.blocks):
         raise CourseError("A model of zero layers has nothing to patch.")
+    tokens = tokens if isinstance(tokens, Tensor) else as_tokens(tokens)
     if not tokens.numel():
         raise CourseError(f"tokens must be [batch pos] with at least one of each, not {list(tokens.shape)}.")
     return checked_tokens(tokens.cpu(), model.cfg).to(model.W_E.device)
@@ -165,7 +173,7 @@ def checked_run(run: Run) -> Run:
 
 def noised_embeddings(
     model,
-    tokens: Int[Tensor, "batch pos"],
+    tokens: Any,
     sd: float | int = 3.0,
     positions: Sequence[int] | None = None,
     seed: int = 0,
@@ -176,6 +184,7 @@ def noised_embeddings(
     another token's embedding, the result is nothing the model has ever read. `tokens` are those that `model` reads,
     `positions` where the noise is (default: everywhere); `seed` draws it.
     """
+    tokens = readable(model, tokens)
     n_pos = tokens.shape[1]
     where = range(n_pos) if positions is None else [checked_pos(pos, n_pos) for pos in positions]
     embed, unit = entering(model, tokens)

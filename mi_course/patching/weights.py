@@ -20,6 +20,7 @@ ACTS = {
     "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
 }  # fmt: skip
 OTHERS = ("attn_logit_softcapping", "final_logit_softcapping")  # what no forward here does
+BY_LENGTH = ("dynamic", "longrope")  # rotary positions that turn by other angles in a longer run
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,5 +159,8 @@ def unforeseen(model) -> str:
     """Why this model is not rebuilt, though its weights look as if it could be; empty if nothing speaks against it."""
     if model.W_E.dtype in (torch.float16, torch.bfloat16):
         return "16-bit numbers are too coarse to tell one forward from another"
+    rotary = getattr(getattr(model, "rotary_emb", None), "original_component", None)
+    if any(kind in str(getattr(rotary, "rope_type", "")) for kind in BY_LENGTH):
+        return "its angles depend on how long the run is, which a row alone does not know"
     config = getattr(getattr(model, "original_model", None), "config", None)
     return next((name for name in OTHERS if getattr(config, name, None)), "")
