@@ -11,6 +11,7 @@ task has one thread and its own seed.
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import hashlib
 import importlib
@@ -34,6 +35,7 @@ from mi_course.errors import CourseError
 from mi_course.training.watching import quiet
 
 PATIENCE = 15  # seconds until a scheduler or its workers count as absent
+LATE = (TimeoutError, asyncio.TimeoutError)  # two kinds on Python 3.10, one from 3.11 on
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
 
@@ -233,7 +235,7 @@ def _client(workers: int, scheduler: str | None) -> Iterator[Any]:
             return
         try:
             connected = Client(scheduler, timeout=PATIENCE)
-        except (OSError, TimeoutError, ValueError) as error:
+        except (OSError, *LATE, ValueError) as error:
             raise CourseError(
                 f"No scheduler answers at {scheduler}: `dask scheduler` starts one, `dask worker {scheduler}` its workers."
             ) from error
@@ -245,7 +247,7 @@ def _fitting(connected: Any, scheduler: str, out: Path) -> None:
     """A sentence where the scheduler has no workers, or one of another version, or one that does not see the folder."""
     try:
         connected.wait_for_workers(1, timeout=PATIENCE)
-    except TimeoutError as error:
+    except LATE as error:
         raise CourseError(
             f"The scheduler at {scheduler} has no workers: `dask worker {scheduler}` starts one."
         ) from error
@@ -289,7 +291,7 @@ def _gathered(connected: Any, todo: list[Task], out: Path, progress: bool) -> di
                 if future.status in ("cancelled", "lost"):
                     raise CancelledError
                 said = _what_dask_says(future.exception()) if future.status == "error" else future.result()
-            except (OSError, TimeoutError, CancelledError) as error:  # the connection, not the task
+            except (OSError, *LATE, CancelledError) as error:  # the connection, not the task
                 kept = sum(place(one, out).exists() for one in todo)
                 raise CourseError(
                     f"The scheduler went away: {kept} of {len(todo)} tasks are done and kept; start the sweep again to go on."
