@@ -63,6 +63,19 @@ def ctrl_c():
 
 
 @pytest.fixture
+def stopped(ctrl_c):
+    """`stopped(train, step)`: `train(model, sample, …)` with Ctrl-C when the step of that number is drawn."""
+
+    def wrap(train, step):
+        def run(model, sample, *given, **how):
+            return train(model, lambda at: (ctrl_c() if at == step else None) or sample(at), *given, **how)
+
+        return run
+
+    return wrap
+
+
+@pytest.fixture
 def minutes(monkeypatch):
     """A clock that goes on by a minute whenever somebody looks at it: a step of `fit` takes one."""
     looks = count()

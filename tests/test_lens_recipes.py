@@ -39,7 +39,7 @@ def test_the_planted_model_is_trained_and_saved_in_half(tmp_path):
     ]  # nothing partial is left
 
 
-def test_trained_translators_go_on_and_their_minutes_too(tmp_path, monkeypatch, minutes, ctrl_c):
+def test_trained_translators_go_on_and_their_minutes_too(tmp_path, monkeypatch, minutes, stopped):
     """On a small model in SmolLM2's place."""
     model = models.load("deep-6l")
     model.tokenizer = corpora.python_text(512).tokenizer
@@ -47,13 +47,8 @@ def test_trained_translators_go_on_and_their_minutes_too(tmp_path, monkeypatch, 
     recipe = replace(recipes.find("smollm2-tuned"), layers=(3,), start_windows=4, length=8,
                      training=TrainConfig(steps=8, lr=1e-3, warmup=1))  # fmt: skip
     whole, card = files.read_checked(recipe.train(out=tmp_path / "whole", progress=False))
-    train = lenses.train_translators
-
-    def stopped(model, sample, *given, **how):
-        return train(model, lambda step: (ctrl_c() if step == 5 else None) or sample(step), *given, **how)
-
     with monkeypatch.context() as patch:
-        patch.setattr(lenses, "train_translators", stopped)
+        patch.setattr(lenses, "train_translators", stopped(lenses.train_translators, 5))
         with pytest.raises(KeyboardInterrupt):
             recipe.train(out=tmp_path / "parts", progress=False)
     parts, again = files.read_checked(recipe.train(out=tmp_path / "parts", progress=False))

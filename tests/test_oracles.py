@@ -375,7 +375,7 @@ def test_recipes_say_the_size_of_what_they_ship(name):
     assert recipe.megabytes == pytest.approx(shipped, rel=0.2, abs=0.1)
 
 
-def test_a_stopped_recipe_goes_on_where_it_was(tmp_path, monkeypatch, ctrl_c):
+def test_a_stopped_recipe_goes_on_where_it_was(tmp_path, monkeypatch, stopped):
     short = replace(
         recipes.find("oracle-fact"), questions=300, training=training.TrainConfig(steps=6, warmup=0)
     )
@@ -383,7 +383,7 @@ def test_a_stopped_recipe_goes_on_where_it_was(tmp_path, monkeypatch, ctrl_c):
     fit = recipe_module.fit
     monkeypatch.setattr(recipe_module, "fit", lambda *given, **how: fit(*given, **how, stop_at=3))
     short.train(out=tmp_path / "cut", progress=False)  # half of it, as a file that says so
-    monkeypatch.setattr(recipe_module, "fit", interrupted(fit, ctrl_c))
+    monkeypatch.setattr(recipe_module, "fit", stopped(fit, 3))
     with pytest.raises(KeyboardInterrupt):
         short.train(out=tmp_path / "again", progress=False)
     monkeypatch.setattr(recipe_module, "fit", fit)
@@ -391,20 +391,6 @@ def test_a_stopped_recipe_goes_on_where_it_was(tmp_path, monkeypatch, ctrl_c):
     half = files.read_checked(tmp_path / "cut" / "oracle-fact")[0]
     assert all(torch.equal(whole[name], again[name]) for name in whole)
     assert not all(torch.equal(whole[name], half[name]) for name in whole)
-
-
-def interrupted(fit, ctrl_c):
-    """`fit`, with Ctrl-C in its fourth step."""
-
-    def stopped(model, sample, config, **how):
-        def cut(step):
-            if step == 3:
-                ctrl_c()
-            return sample(step)
-
-        return fit(model, cut, config, **how)
-
-    return stopped
 
 
 def test_only_attention_from_the_injection_on_is_updated():

@@ -50,16 +50,11 @@ NEURONS = replace(recipes.find("sae-512-l3"), name="sae-tiny", inputs=512 * 8)
 
 @pytest.mark.parametrize("recipe", [CIPHERS, NEURONS], ids=["of a stream", "of neurons"])
 def test_the_minutes_of_a_run_that_goes_on_are_those_of_all_its_parts(
-    recipe, tmp_path, monkeypatch, minutes, ctrl_c
+    recipe, tmp_path, monkeypatch, minutes, stopped
 ):
     whole = read_checked(recipe.train(out=tmp_path / "whole", progress=False))[1]
-    train = sae.train
-
-    def stopped(encoder, sample, *given, **how):
-        return train(encoder, lambda step: (ctrl_c() if step == 5 else None) or sample(step), *given, **how)
-
     with monkeypatch.context() as patch:
-        patch.setattr(sae, "train", stopped)
+        patch.setattr(sae, "train", stopped(sae.train, 5))
         with pytest.raises(KeyboardInterrupt):
             recipe.train(out=tmp_path / "parts", progress=False)
     parts = read_checked(recipe.train(out=tmp_path / "parts", progress=False))[1]
