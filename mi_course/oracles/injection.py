@@ -126,10 +126,8 @@ def ask(model, prompts: Prompts, vectors, layer: int, entering=None) -> Float[Te
         layer: before which they go in.
         entering: the prompts' streams before `layer` [row pos d_model], of a bridge, where they are known already.
     """
-    tokens, layer = (
-        checked_tokens(prompts.tokens, model.cfg),
-        checked_layer(model, layer, read_by_a_block=True),
-    )
+    tokens = checked_tokens(prompts.tokens, model.cfg)
+    layer = checked_layer(model, layer, read_by_a_block=True)
     put_in = injection(prompts.at, checked_vectors(model, vectors, len(tokens)))
     with only_at(model, prompts.end) as keep:
         if entering is not None:

@@ -47,7 +47,10 @@ def bootstrap(
 def shares(n: int, resamples: int, seed: int) -> Float[Tensor, "resample n"]:
     """The share of each of `n` prompts in so many `resamples`, drawn with replacement by `seed`."""
     drawn = torch.randint(n, (resamples, n), generator=generator(seed))
-    return torch.nn.functional.one_hot(drawn, n).double().mean(1)
+    return (
+        torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
+        / n
+    )
 
 
 def with_gap(

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from mi_course.errors import CourseError
+from mi_course.patching.nodes import tensor_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +60,7 @@ class Layout:
 
 def checked_mask(mask, tokens: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"] | None:
     """The mask as booleans, None where nothing is masked."""
-    try:
-        mask = torch.as_tensor(mask, device=tokens.device)
-    except (TypeError, ValueError, RuntimeError):  # words, or rows of unequal lengths
-        mask = torch.empty(0)
+    mask = tensor_of(mask, tokens.device)
     if mask.shape != tokens.shape or not bool(((mask == 0) | (mask == 1)).all()):
         raise CourseError(
             f"attention_mask must be 1 at tokens and 0 at padding, {list(tokens.shape)} as the tokens are, all "

@@ -6,6 +6,9 @@ import operator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from mi_course.errors import CourseError, nearest
 
 SITES = {  # node kind → site
@@ -50,6 +53,14 @@ def numbers(what: str, given: Any) -> list[int]:
     if not found:
         raise CourseError(f"{what} takes whole numbers, at least one, not {given!r}.")
     return found
+
+
+def tensor_of(given: Any, device: torch.device | None = None) -> Tensor:
+    """What is `given`, as a tensor on the `device`; an empty one for words, nothing, and lists of unequal lengths."""
+    try:
+        return torch.as_tensor(given, device=device)
+    except (TypeError, ValueError, RuntimeError):
+        return torch.empty(0)
 
 
 def checked_pos(pos: Any, n_pos: int) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mi_course.errors import CourseError, kind_of
 from mi_course.patching.metrics import METRICS, kl
-from mi_course.patching.nodes import checked_pos, chosen
+from mi_course.patching.nodes import checked_pos, chosen, tensor_of
 from mi_course.patching.runs import Run
 
 
@@ -60,10 +60,7 @@ class Question:
         return tokens.long()
 
     def _positions(self, pos) -> Int[Tensor, "batch"]:
-        try:
-            given = torch.as_tensor(pos)
-        except (TypeError, ValueError, RuntimeError):  # words, nothing, lists of unequal lengths
-            given = torch.empty(0)
+        given = tensor_of(pos)
         given = given.expand(self.n_batch) if given.ndim == 0 else given
         if given.shape != (self.n_batch,) or not whole(given):
             raise CourseError(

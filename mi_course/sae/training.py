@@ -20,6 +20,7 @@ from mi_course.sae.dictionary import Dictionary, SparseAutoencoder, as_rows, che
 from mi_course.sae.losses import fast_loss, loss, projected
 from mi_course.sae.measures import l0, unexplained
 from mi_course.training import Callback, History, Run, TrainConfig, fit
+from mi_course.training.config import schedule_rules
 
 ALL_DEAD = 20  # steps in which no feature is active: training stops
 DRAWS = ("loss", "uniform")  # how a dead feature's input is drawn
@@ -58,11 +59,8 @@ class SaeTraining:
 
     def __post_init__(self):
         needs("A SaeTraining", {
-            "steps ≥ 1, a whole number": isinstance(self.steps, Integral) and self.steps >= 1,
+            **schedule_rules(self),
             "batch ≥ 1, a whole number": isinstance(self.batch, Integral) and self.batch >= 1,
-            "lr > 0": self.lr > 0,
-            "warmup ≥ 0, in steps": self.warmup >= 0,
-            "0 ≤ decay_share ≤ 1": 0 <= self.decay_share <= 1,
             "0 ≤ penalty_warmup ≤ 1": 0 <= self.penalty_warmup <= 1,
             "dead_after ≥ 1, in inputs": self.dead_after >= 1,
             "resample_at as shares of the run, such as (0.25, 0.5)": isinstance(self.resample_at, tuple | list)

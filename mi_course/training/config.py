@@ -10,6 +10,16 @@ from mi_course.errors import CourseError, nearest, needs
 OPTIMIZERS = ("adamw", "muon")
 
 
+def schedule_rules(config) -> dict[str, bool]:
+    """What steps, rate, warm-up and decay of any settings `config` must be, for `needs`."""
+    return {
+        "steps ≥ 1, a whole number": isinstance(config.steps, Integral) and config.steps >= 1,
+        "lr > 0": config.lr > 0,
+        "warmup ≥ 0, in steps": config.warmup >= 0,
+        "0 ≤ decay_share ≤ 1": 0 <= config.decay_share <= 1,
+    }
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How to train. Rates are per step; the schedule is warm-up, plateau, linear decay to zero.
@@ -42,13 +52,10 @@ class TrainConfig:
 
     def __post_init__(self):
         needs("A TrainConfig", {
-            "steps ≥ 1, a whole number": isinstance(self.steps, Integral) and self.steps >= 1,
-            "lr > 0": self.lr > 0,
+            **schedule_rules(self),
             "muon_lr > 0": self.muon_lr > 0,
             "two betas, each 0 ≤ β < 1": len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
             "weight_decay ≥ 0": self.weight_decay >= 0,
-            "warmup ≥ 0, in steps": self.warmup >= 0,
-            "0 ≤ decay_share ≤ 1": 0 <= self.decay_share <= 1,
             "grad_clip > 0, or None": self.grad_clip is None or self.grad_clip > 0,
             "factors ≥ 0 in rates": all(factor >= 0 for _, factor in self.rates),
         })  # fmt: skip
